@@ -1,0 +1,153 @@
+//! Creating an index: everything in a directory that does not count, then one rename.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::corpus::Corpus;
+use crate::durable::{digest, entries, name, remove, sync_dir, sync_tree};
+use crate::error::{Cause, Error, Result};
+use crate::lock::WriterLock;
+use crate::manifest::GENERATIONS;
+use crate::passage::{Passage, Source};
+use crate::sealed::{self, FORMAT};
+use crate::table::{self, DATASET, Table};
+
+/// Names of the dataset's settings.
+pub(crate) const FORMAT_KEY: &str = "ragtune.format";
+pub(crate) const UUID_KEY: &str = "ragtune.uuid";
+pub(crate) const SOURCE_KEY: &str = "ragtune.source";
+/// Name of the file with the checksums of the texts.
+pub(crate) const TEXTS: &str = "texts.json";
+/// How the directory of an index in the making begins.
+pub(crate) const CREATING: &str = ".creating-";
+
+/// How to lay out a new index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Passages per fragment: what is embedded between two entries of the journal, so what an interruption can cost.
+    /// 1 to 1 000 000.
+    pub rows_per_fragment: usize,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self { rows_per_fragment: 4096 }
+    }
+}
+
+/// A file of texts as it was written: what `check` compares with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TextFile {
+    pub(crate) file: String,
+    pub(crate) bytes: u64,
+    pub(crate) blake3: String,
+}
+
+/// Content of [`TEXTS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Texts {
+    pub(crate) uuid: String,
+    pub(crate) files: Vec<TextFile>,
+}
+
+/// See [`Corpus::create`].
+pub(crate) fn create<E: Into<Cause>>(
+    dir: &Path,
+    source: &Source,
+    passages: impl Iterator<Item = Result<Passage, E>>,
+    options: &CreateOptions,
+) -> Result<Corpus> {
+    if !(1..=1_000_000).contains(&options.rows_per_fragment) {
+        let value = options.rows_per_fragment.to_string();
+        return Err(Error::Setting { name: "passages per fragment", value, expected: "a number from 1 to 1000000" });
+    }
+    std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
+    let dir = dir.canonicalize().map_err(Error::io("finding", dir))?;
+    // One creator at a time, so that leftovers of killed ones can be told from the work of a living one.
+    let lock = WriterLock::take(&dir, "the creation of the index")?;
+    for left in leftovers(&dir)? {
+        remove(&left)?;
+    }
+    if dir.join(DATASET).exists() {
+        return Err(Error::Exists { dir });
+    }
+    let mut passages = checked(passages).peekable();
+    if passages.peek().is_none() {
+        return Err(Error::Empty { name: source.name.clone() });
+    }
+    let making = dir.join(format!("{CREATING}{}", std::process::id()));
+    let written = write(&dir, &making, source, passages, options);
+    // A failure takes its directory with it where it can; the next creator does so where it cannot.
+    let removed = remove(&making);
+    written?;
+    removed?;
+    drop(lock);
+    Corpus::open(&dir)
+}
+
+/// Directories of creations that never finished.
+pub(crate) fn leftovers(dir: &Path) -> Result<Vec<PathBuf>> {
+    Ok(entries(dir)?.into_iter().filter(|path| name(path).starts_with(CREATING)).collect())
+}
+
+fn write(
+    dir: &Path,
+    making: &Path,
+    source: &Source,
+    passages: impl Iterator<Item = Result<Passage>>,
+    options: &CreateOptions,
+) -> Result<()> {
+    std::fs::create_dir_all(making).map_err(Error::io("creating", making))?;
+    let table = table::create(making, passages, options.rows_per_fragment)?;
+    let files = table.text_files()?;
+    // Lance names its files at random, so their names tell this dataset from every other.
+    let uuid = blake3::hash(files.join("\n").as_bytes()).to_hex()[..32].to_string();
+    let source = serde_json::to_string(source).map_err(Error::storage("writing the corpus's source"))?;
+    table.configure(vec![
+        (FORMAT_KEY.into(), Some(FORMAT.to_string())),
+        (UUID_KEY.into(), Some(uuid.clone())),
+        (SOURCE_KEY.into(), Some(source)),
+    ])?;
+    sync_tree(making)?;
+    // The checksums may be there before the dataset: without it they mean nothing.
+    sealed::write(&dir.join(TEXTS), &Texts { uuid, files: text_files(&table, files)? })?;
+    let generations = dir.join(GENERATIONS);
+    std::fs::create_dir_all(&generations).map_err(Error::io("creating", &generations))?;
+    let target = dir.join(DATASET);
+    std::fs::rename(making.join(DATASET), &target).map_err(Error::io("renaming to", &target))?;
+    sync_dir(dir)
+}
+
+pub(crate) fn text_files(table: &Table, files: Vec<String>) -> Result<Vec<TextFile>> {
+    let data = table.data_dir();
+    let files = files.into_iter().map(|file| {
+        let (bytes, blake3) = digest(&data.join(&file))?;
+        Ok(TextFile { file, bytes, blake3 })
+    });
+    files.collect()
+}
+
+/// The passages with their ids checked: 16 bytes are remembered for each.
+fn checked<E: Into<Cause>>(
+    passages: impl Iterator<Item = Result<Passage, E>>,
+) -> impl Iterator<Item = Result<Passage>> {
+    let mut seen: HashSet<[u8; 16]> = HashSet::new();
+    passages.zip(1u64..).map(move |(passage, at)| {
+        let passage = passage.map_err(|error| Error::Passages(error.into()))?;
+        if passage.id.trim().is_empty() {
+            return Err(Error::BadId { at, what: "has an empty id".into() });
+        }
+        if at > u64::from(u32::MAX) {
+            return Err(Error::BadId { at, what: "is one more than an index can hold".into() });
+        }
+        let mut key = [0; 16];
+        key.copy_from_slice(&blake3::hash(passage.id.as_bytes()).as_bytes()[..16]);
+        if !seen.insert(key) {
+            let what = format!("has the id `{}`, which an earlier passage has too", passage.id);
+            return Err(Error::BadId { at, what });
+        }
+        Ok(passage)
+    })
+}

@@ -1,0 +1,273 @@
+//! The errors of the index: whose mistake each one is, and what to type.
+
+use std::error::Error as StdError;
+use std::path::{Path, PathBuf};
+
+/// Result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A cause of any type.
+pub type Cause = Box<dyn StdError + Send + Sync>;
+
+/// What went wrong. `Display` is the message; [`Error::hint`] is what to type next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller's mistake: there is nothing at the path, or something that is no index.
+    #[error("`{}` is no index: {why}", dir.display())]
+    NoIndex {
+        /// The directory that was named.
+        dir: PathBuf,
+        /// What is missing or unexpected there.
+        why: String,
+    },
+    /// The caller's mistake: an index is already there and is never overwritten.
+    #[error("`{}` already holds an index", dir.display())]
+    Exists {
+        /// The directory that was named.
+        dir: PathBuf,
+    },
+    /// Written by a newer program than this one.
+    #[error("`{file}` has format `{found}`, this program reads formats up to {known}")]
+    Format {
+        /// What was being read.
+        file: String,
+        /// The format it declares.
+        found: String,
+        /// The newest format this program knows.
+        known: u32,
+    },
+    /// The corpus file holds no passage.
+    #[error("the corpus `{name}` holds no passage, at least one was expected")]
+    Empty {
+        /// Name of the corpus file.
+        name: String,
+    },
+    /// A passage without an id, or with one that another passage already has.
+    #[error("passage {at} of the corpus {what}")]
+    BadId {
+        /// Position of the passage in the corpus, from 1.
+        at: u64,
+        /// What is wrong with its id.
+        what: String,
+    },
+    /// The iterator of passages failed; the cause is its own error.
+    #[error("reading the corpus failed")]
+    Passages(#[source] Cause),
+    /// Another process (or another handle of this one) writes to the index.
+    #[error("the index `{}` is being written by `{owner}` (process {pid})", dir.display())]
+    Locked {
+        /// The index.
+        dir: PathBuf,
+        /// The name the writer gave.
+        owner: String,
+        /// Its process id, or `unknown`.
+        pid: String,
+    },
+    /// The lock handed in belongs to another index.
+    #[error("the writer's lock belongs to `{}`, one for `{}` was expected", held.display(), wanted.display())]
+    WrongLock {
+        /// The index the lock was taken on.
+        held: PathBuf,
+        /// The index that was to be written.
+        wanted: PathBuf,
+    },
+    /// A query from another encoder than the one that made the vectors.
+    #[error(
+        "the query was encoded by `{asked}`, generation {number} of the index by `{stored}`; they differ in {}",
+        differences.join("; ")
+    )]
+    WrongEncoder {
+        /// Fingerprint id of the query's encoder.
+        asked: String,
+        /// Fingerprint id of the generation's encoder.
+        stored: String,
+        /// The generation that was searched.
+        number: u32,
+        /// One line for each property that differs.
+        differences: Vec<String>,
+    },
+    /// Vectors or queries of another length than the index holds.
+    #[error("{what}: got {given}, expected {expected}")]
+    Dimension {
+        /// What had the wrong length.
+        what: String,
+        /// The length it had.
+        given: usize,
+        /// The length that was expected.
+        expected: usize,
+    },
+    /// More passages asked for than there are.
+    #[error("the {k} nearest passages were asked for, the corpus holds {len}")]
+    TooMany {
+        /// How many were asked for.
+        k: usize,
+        /// How many there are.
+        len: usize,
+    },
+    /// A vector that cannot be stored or searched: not finite, or not of length one.
+    #[error("{what}")]
+    BadVector {
+        /// Which one, and what is wrong with it.
+        what: String,
+    },
+    /// A setting outside its range.
+    #[error("`{value}` is no value for {name}, {expected} was expected")]
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// The value given.
+        value: String,
+        /// The range.
+        expected: &'static str,
+    },
+    /// A passage ordinal, fragment or range that is not in the corpus.
+    #[error("{what}")]
+    NotThere {
+        /// What was asked for and what there is.
+        what: String,
+    },
+    /// A generation that is not retained.
+    #[error("generation {number} is not in the index, it holds {}", list(retained))]
+    NoGeneration {
+        /// The generation asked for.
+        number: u32,
+        /// The generations there are.
+        retained: Vec<u32>,
+    },
+    /// `commit` before every fragment was written.
+    #[error("generation {number} misses the vectors of {pending} of {fragments} fragments")]
+    Incomplete {
+        /// The generation being written.
+        number: u32,
+        /// How many fragments are missing.
+        pending: usize,
+        /// How many there are.
+        fragments: usize,
+    },
+    /// A file whose content is not what was written.
+    #[error("`{file}` is damaged: {what}")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// What was found.
+        what: String,
+    },
+    /// The operating system refused.
+    #[error("{doing} `{}` failed", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The storage library failed.
+    #[error("{doing} failed")]
+    Storage {
+        /// What was being done.
+        doing: String,
+        /// What the library said.
+        #[source]
+        source: Cause,
+    },
+}
+
+impl Error {
+    /// What to do about it, where that can be said.
+    pub fn hint(&self) -> Option<String> {
+        if self.out_of_space() {
+            return Some("the disk is full: free some space and run the same command again; nothing was lost".into());
+        }
+        Some(match self {
+            Error::NoIndex { dir, .. } => format!(
+                "build one: `ragtune index build --corpus FILE --encoder DIR --out {}`",
+                dir.display()
+            ),
+            Error::Exists { dir } => {
+                format!("name another directory, or remove this one first: `rm -r {}`", dir.display())
+            }
+            Error::Format { .. } => "use the version of ragtune that wrote it, or a newer one".into(),
+            Error::Empty { .. } => "look at it with `ragtune data check FILE`".into(),
+            Error::BadId { .. } => "give every passage its own id; `ragtune data check FILE` lists them".into(),
+            Error::Locked { .. } => "wait until it has finished, or stop that process".into(),
+            Error::WrongEncoder { .. } => {
+                "name the encoder that built the index, or embed the corpus with this one: \
+                 `ragtune index build --corpus FILE --encoder DIR --out NEW`"
+                    .into()
+            }
+            Error::Dimension { .. } => {
+                "an index holds vectors of one dimension: build another index for another encoder".into()
+            }
+            Error::TooMany { len, .. } => format!("ask for at most {len}: `--top-k {len}`"),
+            Error::BadVector { .. } => {
+                "the encoder's weights may hold NaN or its normalisation may be off; \
+                 vectors must be finite and of length one"
+                    .into()
+            }
+            Error::NoGeneration { .. } => "`ragtune index stats --index DIR` lists them".into(),
+            Error::Corrupt { .. } | Error::Storage { .. } => {
+                "`ragtune index check --index DIR` says what is damaged and how to mend it".into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether the cause is a full disk.
+    pub(crate) fn out_of_space(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<std::io::Error>()
+                && io.kind() == std::io::ErrorKind::StorageFull
+            {
+                return true;
+            }
+            if error.to_string().contains("No space left on device") {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
+    /// For `map_err`: what was being done to which file.
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { doing, path, source }
+    }
+
+    /// For `map_err`: what the storage library was doing.
+    pub(crate) fn storage<E: Into<Cause>>(doing: impl Into<String>) -> impl FnOnce(E) -> Error {
+        let doing = doing.into();
+        move |source| Error::Storage { doing, source: source.into() }
+    }
+
+    pub(crate) fn corrupt(file: impl AsRef<Path>, what: impl Into<String>) -> Error {
+        Error::Corrupt { file: file.as_ref().display().to_string(), what: what.into() }
+    }
+
+    /// The message with its causes on one line, for places that keep a text instead of an error.
+    pub(crate) fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            // Lance repeats the text of its causes in its own.
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+fn list(numbers: &[u32]) -> String {
+    if numbers.is_empty() {
+        return "none".into();
+    }
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}

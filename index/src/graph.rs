@@ -1,0 +1,272 @@
+//! Building the proximity graph. The only file that names hnsw_rs.
+//!
+//! hnsw_rs finds the links; they are then taken out of it and laid flat (see `adjacency`), where a search costs about a
+//! quarter. Points go in one after the other: the same vectors give the same graph, bit for bit, which training relies on
+//! when it resumes. N passages, D dimension.
+
+use std::collections::BTreeMap;
+
+use hnsw_rs::anndists::dist::distances::Distance;
+use hnsw_rs::hnsw::Hnsw;
+
+use crate::adjacency::{FlatGraph, Lists, UpperLayer, reach};
+use crate::distance::dot;
+use crate::error::{Error, Result};
+
+/// How to build the graph and how to measure it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphParams {
+    /// Links per passage and upper layer; the lowest layer has up to twice as many. 4 to 128.
+    pub links: usize,
+    /// Width of the beam that looks for them. 1 to 100 000; more is slower and better.
+    pub ef_construction: usize,
+    /// Stored vectors on which the graph's recall is measured against exact search; at most all are taken.
+    pub probes: usize,
+    /// Width of the beam in that measurement.
+    pub ef: usize,
+}
+
+impl Default for GraphParams {
+    fn default() -> Self {
+        Self { links: 16, ef_construction: 200, probes: 200, ef: 64 }
+    }
+}
+
+impl GraphParams {
+    /// Refuses what hnsw_rs would abort or panic on.
+    pub(crate) fn check(&self) -> Result<()> {
+        let range = |name, value: usize, from: usize, to: usize, expected| {
+            if (from..=to).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::Setting { name, value: value.to_string(), expected })
+        };
+        range("links", self.links, 4, 128, "a number from 4 to 128")?;
+        range("ef-construction", self.ef_construction, 1, 100_000, "a number from 1 to 100000")?;
+        range("ef", self.ef, 1, 1_000_000, "a number from 1 to 1000000")
+    }
+}
+
+/// A finished graph and how many passages had to be linked by hand.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) graph: FlatGraph,
+    /// Passages that could not be reached from the entry point and were linked to their nearest reachable passage.
+    pub(crate) relinked: u32,
+}
+
+/// hnsw_rs takes its logarithm of the layer count from this and cannot take less without losing levels.
+const LAYERS: usize = 16;
+
+/// Builds the graph over `vectors` (N, D): finite, of length one, N at least 1.
+pub(crate) fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result<Built> {
+    params.check()?;
+    let n = vectors.len().checked_div(dim).unwrap_or(0);
+    if n == 0 || n * dim != vectors.len() || i32::try_from(n).is_err() {
+        let value = n.to_string();
+        return Err(Error::Setting { name: "passages in a graph", value, expected: "1 to 2147483647" });
+    }
+    let index = Hnsw::<f32, InnerProduct>::new(params.links, n, LAYERS, params.ef_construction, InnerProduct);
+    for (ordinal, vector) in vectors.chunks_exact(dim).enumerate() {
+        index.insert((vector, ordinal));
+    }
+    let mut layers = extract(&index, n);
+    drop(index);
+    let relinked = link_strays(&mut layers, vectors, dim, params.links);
+    let too_many = || Error::Setting {
+        name: "links of all passages together",
+        value: "more than 4294967295".into(),
+        expected: "fewer passages or fewer links",
+    };
+    let base = Lists::flatten(layers.base.iter()).ok_or_else(too_many)?;
+    let upper = layers
+        .upper
+        .into_iter()
+        .map(|layer| {
+            let lists = Lists::flatten(layer.values()).ok_or_else(too_many)?;
+            Ok(UpperLayer { nodes: layer.into_keys().collect(), lists })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let graph = FlatGraph { entry: layers.entry, base, upper };
+    if let Some(what) = graph.defect() {
+        return Err(Error::Corrupt { file: "the graph just built".into(), what });
+    }
+    Ok(Built { graph, relinked })
+}
+
+/// `1 - a·b` on unit vectors, never negative and never NaN: hnsw_rs panics on either. Rounding makes `a·a` exceed 1.
+#[derive(Clone, Copy)]
+struct InnerProduct;
+
+impl Distance<f32> for InnerProduct {
+    fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
+        let distance = 1.0 - dot(a, b);
+        if distance.is_nan() { f32::MAX } else { distance.max(0.0) }
+    }
+}
+
+struct Layers {
+    entry: u32,
+    base: Vec<Vec<u32>>,
+    upper: Vec<BTreeMap<u32, Vec<u32>>>,
+}
+
+/// Takes the links of every layer out of the index.
+///
+/// hnsw_rs also keeps lists for layers above a point's own, where it only passed through; they are left out, as are links
+/// to points that do not live in the layer.
+fn extract(index: &Hnsw<'_, f32, InnerProduct>, n: usize) -> Layers {
+    let mut base = vec![Vec::new(); n];
+    let mut upper: Vec<BTreeMap<u32, Vec<u32>>> = Vec::new();
+    let mut entry = (0u8, u32::MAX);
+    for point in index.get_point_indexation() {
+        let ordinal = point.get_origin_id() as u32;
+        let level = point.get_point_id().0;
+        // hnsw_rs starts at the point that first reached the topmost layer: among those there, the one inserted first.
+        if level > entry.0 || (level == entry.0 && ordinal < entry.1) {
+            entry = (level, ordinal);
+        }
+        if upper.len() < usize::from(level) {
+            upper.resize_with(usize::from(level), BTreeMap::new);
+        }
+        for (layer, neighbours) in point.get_neighborhood_id().into_iter().enumerate() {
+            if layer > usize::from(level) {
+                break;
+            }
+            let links = neighbours
+                .into_iter()
+                .filter(|neighbour| usize::from(neighbour.p_id.0) >= layer)
+                .map(|neighbour| neighbour.d_id as u32)
+                .filter(|neighbour| *neighbour != ordinal)
+                .collect();
+            match layer {
+                0 => base[ordinal as usize] = links,
+                _ => _ = upper[layer - 1].insert(ordinal, links),
+            }
+        }
+    }
+    Layers { entry: entry.1, base, upper }
+}
+
+/// Links every passage that cannot be reached from the entry point to its nearest reachable one, both ways, in the order of
+/// ordinals. hnsw_rs can drop a passage's last incoming link, and equal passages can close into an island.
+fn link_strays(layers: &mut Layers, vectors: &[f32], dim: usize, links: usize) -> u32 {
+    let n = layers.base.len();
+    let mut seen = vec![false; n];
+    let mut relinked = 0;
+    reach(layers.entry, &mut seen, |node| layers.base[node as usize].as_slice());
+    for stray in 0..n {
+        if seen[stray] {
+            continue;
+        }
+        let host = nearest_host(stray, &seen, &layers.base, vectors, dim, 8 * links).unwrap_or(layers.entry);
+        layers.base[host as usize].push(stray as u32);
+        if !layers.base[stray].contains(&host) {
+            layers.base[stray].push(host);
+        }
+        relinked += 1;
+        reach(stray as u32, &mut seen, |node| layers.base[node as usize].as_slice());
+    }
+    relinked
+}
+
+/// The reachable passage nearest to a stray that has room for another link. Stops early at an equal one: thousands of equal
+/// passages would otherwise cost the square of their number.
+fn nearest_host(
+    stray: usize,
+    seen: &[bool],
+    base: &[Vec<u32>],
+    vectors: &[f32],
+    dim: usize,
+    room: usize,
+) -> Option<u32> {
+    let row = |ordinal: usize| &vectors[ordinal * dim..(ordinal + 1) * dim];
+    let mut best: Option<(f32, u32)> = None;
+    for (ordinal, list) in base.iter().enumerate() {
+        if !seen[ordinal] || list.len() >= room {
+            continue;
+        }
+        let score = dot(row(stray), row(ordinal));
+        if best.is_none_or(|(found, _)| score > found) {
+            best = Some((score, ordinal as u32));
+            if score >= 1.0 - 1e-6 {
+                break;
+            }
+        }
+    }
+    best.map(|(_, ordinal)| ordinal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exact;
+    use rand::{RngExt, SeedableRng};
+
+    fn unit_vectors(n: usize, dim: usize, centres: usize, seed: u64) -> Vec<f32> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let centre: Vec<f32> = (0..centres * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let mut vectors = Vec::with_capacity(n * dim);
+        for at in 0..n {
+            let from = (at * 7 % centres) * dim;
+            let row: Vec<f32> =
+                centre[from..from + dim].iter().map(|value| value + rng.random_range(-0.6..0.6)).collect();
+            let length = dot(&row, &row).sqrt();
+            vectors.extend(row.iter().map(|value| value / length));
+        }
+        vectors
+    }
+
+    #[test]
+    fn recall_is_high_and_the_same_vectors_give_the_same_graph() {
+        let (n, dim) = (2000, 48);
+        let vectors = unit_vectors(n, dim, 40, 3);
+        let params = GraphParams::default();
+        let built = build(&vectors, dim, &params).unwrap();
+        assert_eq!(built.graph, build(&vectors, dim, &params).unwrap().graph);
+        let questions = unit_vectors(100, dim, 40, 3);
+        let (mut right, mut all) = (0, 0);
+        for (question, truth) in questions.chunks(dim).zip(exact::search(&vectors, dim, &questions, 10)) {
+            let found = built.graph.search(&vectors, dim, question, 10, 64);
+            right += found.iter().filter(|hit| truth.contains(hit)).count();
+            all += truth.len();
+        }
+        let recall = right as f64 / all as f64;
+        assert!(recall >= 0.95, "recall@10 is {recall}");
+        assert!(built.graph.upper.len() >= 2, "a graph of 2000 has upper layers");
+    }
+
+    #[test]
+    fn every_passage_can_be_reached_even_among_equal_ones() {
+        let dim = 8;
+        let mut vectors = unit_vectors(300, dim, 3, 5);
+        let first = vectors[..dim].to_vec();
+        for row in vectors.chunks_mut(dim).skip(100) {
+            row.copy_from_slice(&first);
+        }
+        let built = build(&vectors, dim, &GraphParams { links: 4, ..GraphParams::default() }).unwrap();
+        assert!(built.graph.reachable().iter().all(|seen| *seen), "{} relinked", built.relinked);
+        assert_eq!(built.graph.search(&vectors, dim, &first, 300, 64).len(), 300);
+    }
+
+    #[test]
+    fn strays_are_linked_to_the_nearest_that_can_be_reached() {
+        let vectors = [1.0, 0.0, 0.0, 1.0, 0.1, 0.99, 0.8, 0.6];
+        let mut layers = Layers { entry: 0, base: vec![vec![1], vec![0], vec![], vec![2]], upper: Vec::new() };
+        assert_eq!(link_strays(&mut layers, &vectors, 2, 4), 2);
+        assert_eq!(layers.base[1], [0, 2], "2 is nearest to 1");
+        assert!(layers.base[2].contains(&1));
+        assert_eq!(layers.base[0], [1, 3], "3 is nearest to 0");
+    }
+
+    #[test]
+    fn tiny_and_odd_corpora_build() {
+        for n in [1, 2, 3] {
+            let vectors = unit_vectors(n, 4, 1, 9);
+            let built = build(&vectors, 4, &GraphParams::default()).unwrap();
+            assert_eq!(built.graph.search(&vectors, 4, &vectors[..4], n, 1).len(), n);
+        }
+        assert!(build(&[], 4, &GraphParams::default()).is_err());
+        assert!(build(&[1.0], 1, &GraphParams { links: 300, ..GraphParams::default() }).is_err());
+    }
+}

@@ -1,0 +1,68 @@
+//! Passages and their vectors: keep them, find the nearest. Knows no model.
+//!
+//! A [`Corpus`] is a directory. Its passages lie in a Lance dataset that is the source of truth; each [`Generation`] is one
+//! complete embedding of all passages by one encoder state, committed to the dataset in one step or not at all. Beside every
+//! generation lies an HNSW graph: derived, checksummed, disposable. Where the graph cannot be used, exact search answers and
+//! [`Generation::graph_defect`] says why. `FORMAT.md` describes every file, the order of the writes and what a crash can leave.
+//!
+//! Absences that callers may rely on: this crate never prints, never reads a clock, starts no process, names no model, and
+//! neither Lance, Arrow, hnsw_rs nor `async` appears in its signatures. Only `table` names Lance and Arrow; only `graph` names
+//! hnsw_rs.
+//!
+//! ```no_run
+//! # use ragtune_index::*; use std::{collections::BTreeMap, path::Path};
+//! # fn main() -> Result<()> {
+//! let passages = vec![Passage { id: "1".into(), title: "Rain".into(), text: "Rain falls.".into() }];
+//! let source = Source { name: "corpus.jsonl".into(), blake3: "..".into() };
+//! let corpus = Corpus::create(
+//!     Path::new("index"), &source, passages.into_iter().map(Ok::<_, Error>), &CreateOptions::default())?;
+//! let encoder = Fingerprint::new(BTreeMap::from([("weights".to_string(), "..".to_string())]));
+//! let lock = corpus.lock("ragtune index build")?;
+//! let mut writer = corpus.begin(&lock, &encoder, 2)?;
+//! for fragment in writer.pending() {
+//!     writer.write(&fragment, &[1.0, 0.0])?;
+//! }
+//! let generation = writer.commit(&GraphParams::default(), &mut |_stage| {})?;
+//! let hits = generation.search(&[0.6, 0.8], 1, Search::Graph { ef: 64 }, Trust::Same(&encoder))?;
+//! # Ok(()) }
+//! ```
+
+mod adjacency;
+mod check;
+mod corpus;
+mod create;
+mod distance;
+mod durable;
+mod error;
+mod exact;
+mod fingerprint;
+mod generation;
+mod graph;
+mod graph_file;
+mod journal;
+mod lock;
+mod manifest;
+mod mend;
+mod passage;
+mod publish;
+mod sealed;
+mod stats;
+mod survey;
+mod table;
+mod writer;
+
+pub use check::{Defect, DefectKind, check};
+pub use corpus::Corpus;
+pub use create::CreateOptions;
+pub use error::{Error, Result};
+pub use exact::Hit;
+pub use fingerprint::Fingerprint;
+pub use generation::{Generation, Search, Trust};
+pub use graph::GraphParams;
+pub use lock::WriterLock;
+pub use manifest::GraphInfo;
+pub use passage::{Fragment, Passage, Source};
+pub use publish::CommitStage;
+pub use stats::Stats;
+pub use survey::GenerationInfo;
+pub use writer::GenerationWriter;

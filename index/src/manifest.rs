@@ -1,0 +1,106 @@
+//! What lies beside a generation: its sidecar directory, the MANIFEST in it, and the pointer to the newest.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{entries, name, write_atomic};
+use crate::error::Result;
+use crate::fingerprint::Fingerprint;
+use crate::sealed;
+
+/// Directory of all sidecars in the index directory.
+pub(crate) const GENERATIONS: &str = "generations";
+/// Name of the manifest in a sidecar.
+pub(crate) const MANIFEST: &str = "MANIFEST.json";
+/// Name of the graph in a sidecar.
+pub(crate) const GRAPH: &str = "graph.bin";
+/// Name of the pointer in [`GENERATIONS`].
+pub(crate) const CURRENT: &str = "CURRENT";
+/// How a sidecar that is being written begins.
+pub(crate) const UNFINISHED: &str = ".tmp-";
+
+/// What is known of a generation's graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GraphInfo {
+    /// Share of the 10 nearest other passages (exact) that the graph finds, mean over the probes; 1 is perfect.
+    pub recall_at_10: f32,
+    /// Stored passages on which it was measured.
+    pub probes: usize,
+    /// Beam width at which it was measured.
+    pub ef: usize,
+    /// Links per passage and upper layer; twice as many on the lowest.
+    pub links: usize,
+    /// Beam width of the construction.
+    pub ef_construction: usize,
+    /// How the graph came about; `build` is from nothing.
+    pub origin: String,
+    /// Passages that the construction left unreachable and that were linked to their nearest neighbour afterwards.
+    pub unreachable_relinked: u32,
+    /// Length of the graph's file.
+    pub bytes: u64,
+}
+
+/// A file of vectors that belongs to a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VectorFile {
+    pub(crate) fragment: u64,
+    pub(crate) rows: u32,
+    /// Its name in the dataset's `data` directory: random, and never used again.
+    pub(crate) file: String,
+    pub(crate) bytes: u64,
+    pub(crate) blake3: String,
+}
+
+/// The sidecar's own description of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) uuid: String,
+    pub(crate) number: u32,
+    pub(crate) dataset_version: u64,
+    pub(crate) len: u32,
+    pub(crate) dim: u32,
+    pub(crate) metric: String,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) vectors: Vec<VectorFile>,
+    pub(crate) graph: GraphInfo,
+    pub(crate) graph_blake3: String,
+}
+
+impl Manifest {
+    /// The manifest of a sidecar directory.
+    pub(crate) fn read(sidecar: &Path) -> Result<Self> {
+        sealed::read(&sidecar.join(MANIFEST))
+    }
+
+    /// Whether it describes these vectors of this dataset: the test for staleness.
+    pub(crate) fn describes(&self, uuid: &str, files: &[String]) -> bool {
+        self.uuid == uuid && self.vectors.iter().map(|vectors| &vectors.file).eq(files)
+    }
+}
+
+/// Name of the sidecar of generation `number` with these vector files: `g-<number>-<8 hex of blake3 over their names>`.
+pub(crate) fn sidecar_name(number: u32, files: &[String]) -> String {
+    format!("g-{number}-{}", suffix(files))
+}
+
+/// The sidecar that belongs to these vector files, whatever its number: whether its content does is for its manifest to say.
+pub(crate) fn find_sidecar(dir: &Path, files: &[String]) -> Result<Option<PathBuf>> {
+    let suffix = format!("-{}", suffix(files));
+    Ok(sidecars(dir)?.into_iter().find(|sidecar| name(sidecar).ends_with(&suffix)))
+}
+
+/// All finished sidecars of an index directory.
+pub(crate) fn sidecars(dir: &Path) -> Result<Vec<PathBuf>> {
+    let found = entries(&dir.join(GENERATIONS))?;
+    Ok(found.into_iter().filter(|path| name(path).starts_with("g-") && path.is_dir()).collect())
+}
+
+/// Points CURRENT at a sidecar, durably.
+pub(crate) fn point_at(dir: &Path, sidecar: &str) -> Result<()> {
+    write_atomic(&dir.join(GENERATIONS).join(CURRENT), format!("{sidecar}\n").as_bytes())
+}
+
+fn suffix(files: &[String]) -> String {
+    blake3::hash(files.join("\n").as_bytes()).to_hex()[..8].to_string()
+}

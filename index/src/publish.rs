@@ -1,0 +1,174 @@
+//! Deriving the graph of a committed generation, and retiring what is no longer needed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use crate::adjacency::FlatGraph;
+use crate::durable::{digest, entries, name, remove, sync_dir, sync_tree, write_synced};
+use crate::error::{Error, Result};
+use crate::exact;
+use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
+use crate::graph::{self, GraphParams};
+use crate::graph_file;
+use crate::manifest::{
+    GENERATIONS, GRAPH, GraphInfo, MANIFEST, Manifest, UNFINISHED, VectorFile, point_at, sidecar_name, sidecars,
+};
+use crate::passage::Fragment;
+use crate::sealed;
+use crate::survey::{self, Known};
+use crate::table::Table;
+
+/// What a commit is about to do; told to the caller so that it can charge the time to the right account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CommitStage {
+    /// Making the staged vectors the dataset's newest version: the commit point is in here.
+    Commit,
+    /// Reading the vectors back and building the graph.
+    Graph,
+    /// Measuring the graph's recall against exact search.
+    Probe,
+    /// Writing the sidecar and retiring older generations.
+    Publish,
+}
+
+/// Neighbours that the recall is measured on.
+const RECALL_AT: usize = 10;
+
+/// Builds and publishes the sidecar of a committed generation, replacing a damaged one and keeping its notes. Durable on
+/// return; a crash before leaves the generation without a graph, which `mend` repairs.
+pub(crate) fn publish(
+    dir: &Path,
+    uuid: &str,
+    known: &Known,
+    fragments: &[Fragment],
+    params: &GraphParams,
+    observe: &mut dyn FnMut(CommitStage),
+) -> Result<Generation> {
+    observe(CommitStage::Graph);
+    let len = fragments.iter().map(|fragment| fragment.rows as usize).sum();
+    let vectors = load_vectors(known, len)?;
+    let built = graph::build(&vectors, known.dim, params)?;
+    observe(CommitStage::Probe);
+    let (recall_at_10, probes) = recall(&built.graph, &vectors, known.dim, params);
+    observe(CommitStage::Publish);
+
+    let generations = dir.join(GENERATIONS);
+    let final_name = sidecar_name(known.number, &known.files);
+    let unfinished = generations.join(format!("{UNFINISHED}{final_name}"));
+    let sidecar = generations.join(&final_name);
+    remove(&unfinished)?;
+    std::fs::create_dir_all(&unfinished).map_err(Error::io("creating", &unfinished))?;
+    let bytes = graph_file::encode(&built.graph);
+    write_synced(&unfinished.join(GRAPH), &bytes)?;
+    let info = GraphInfo {
+        recall_at_10,
+        probes,
+        ef: params.ef,
+        links: params.links,
+        ef_construction: params.ef_construction,
+        origin: "build".into(),
+        unreachable_relinked: built.relinked,
+        bytes: bytes.len() as u64,
+    };
+    let manifest = Manifest {
+        uuid: uuid.into(),
+        number: known.number,
+        dataset_version: known.table.version(),
+        len: len as u32,
+        dim: known.dim as u32,
+        metric: "inner product".into(),
+        fingerprint: known.fingerprint.clone(),
+        vectors: vector_files(known, fragments)?,
+        graph: info.clone(),
+        graph_blake3: blake3::hash(&bytes).to_hex().to_string(),
+    };
+    if let Some(old) = &known.sidecar {
+        keep_notes(old, &unfinished)?;
+    }
+    sealed::write_new(&unfinished.join(MANIFEST), &manifest)?;
+    sync_tree(&unfinished)?;
+    if let Some(old) = &known.sidecar {
+        remove(old)?;
+    }
+    remove(&sidecar)?;
+    std::fs::rename(&unfinished, &sidecar).map_err(Error::io("renaming to", &sidecar))?;
+    sync_dir(&generations)?;
+    let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known.clone() };
+    Ok(Generation::assemble(&known, vectors, Ok((built.graph, info))))
+}
+
+/// Points CURRENT at the newest generation, then removes every generation that is neither the newest, nor the one before,
+/// nor protected, with its vectors. The caller holds the writer's lock and nothing is staged except `spare`.
+pub(crate) fn retire(dir: &Path, uuid: &str, table: &Table, spare: &BTreeSet<String>) -> Result<()> {
+    let known = survey::all(dir, uuid, table)?;
+    if let Some(newest) = known.last() {
+        point_at(dir, &sidecar_name(newest.number, &newest.files))?;
+    }
+    let protected: BTreeSet<u64> = table
+        .tags()?
+        .into_iter()
+        .filter(|(tag, _)| survey::owner_of(tag).is_some())
+        .map(|(_, version)| version)
+        .collect();
+    let from = known.len().saturating_sub(2);
+    let kept = |at: usize, known: &Known| at >= from || protected.contains(&known.table.version());
+    let kept: Vec<&Known> =
+        known.iter().enumerate().filter(|(at, known)| kept(*at, known)).map(|(_, known)| known).collect();
+    let names: BTreeSet<String> = kept.iter().map(|known| sidecar_name(known.number, &known.files)).collect();
+    for sidecar in sidecars(dir)? {
+        if !names.contains(name(&sidecar)) {
+            remove(&sidecar)?;
+        }
+    }
+    let versions = kept.iter().map(|known| known.table.version()).collect();
+    table.retain(&versions, spare)
+}
+
+/// Share of the nearest other passages that the graph finds, mean over stored vectors taken at equal distances in the
+/// corpus, and how many those were. A passage as near as the last of the exact ones counts as found.
+fn recall(graph: &FlatGraph, vectors: &[f32], dim: usize, params: &GraphParams) -> (f32, usize) {
+    let n = vectors.len() / dim;
+    let probes = params.probes.clamp(1, n);
+    // The probe itself is its own nearest: one more is asked for, and it is not counted.
+    let k = (RECALL_AT + 1).min(n);
+    if k < 2 {
+        return (1.0, probes);
+    }
+    let ordinals: Vec<usize> = (0..probes).map(|probe| probe * n / probes).collect();
+    let shares: Vec<f64> = ordinals
+        .par_iter()
+        .map(|ordinal| {
+            let question = &vectors[ordinal * dim..(ordinal + 1) * dim];
+            let others = |hits: Vec<exact::Hit>| {
+                let mut hits: Vec<_> = hits.into_iter().filter(|hit| hit.ordinal as usize != *ordinal).collect();
+                hits.truncate(k - 1);
+                hits
+            };
+            let truth = exact::search(vectors, dim, question, k).into_iter().flatten().collect();
+            let truth = others(truth);
+            let found = others(graph.search(vectors, dim, question, k, params.ef));
+            let worst = truth.last().map_or(f32::NEG_INFINITY, |hit| hit.score);
+            found.iter().filter(|hit| hit.score >= worst).count() as f64 / truth.len() as f64
+        })
+        .collect();
+    // Summed in order, so that the number does not depend on the number of threads.
+    ((shares.iter().sum::<f64>() / probes as f64) as f32, probes)
+}
+
+fn vector_files(known: &Known, fragments: &[Fragment]) -> Result<Vec<VectorFile>> {
+    let data = known.table.data_dir();
+    let files = fragments.iter().zip(&known.files).map(|(fragment, file)| {
+        let (bytes, blake3) = digest(&data.join(file))?;
+        Ok(VectorFile { fragment: fragment.id, rows: fragment.rows, file: file.clone(), bytes, blake3 })
+    });
+    files.collect()
+}
+
+fn keep_notes(from: &Path, to: &Path) -> Result<()> {
+    for note in entries(from)?.iter().filter(|path| name(path).starts_with(NOTE_PREFIX)) {
+        std::fs::copy(note, to.join(name(note))).map_err(Error::io("copying", note))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Bytes on disk by kind.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::corpus::Corpus;
+use crate::durable::{entries, name};
+use crate::error::{Error, Result};
+use crate::manifest::{GRAPH, sidecars};
+
+/// What an index holds and what it takes on disk. Bytes are lengths of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Stats {
+    /// Number of passages.
+    pub passages: usize,
+    /// Length of the vectors; `None` before the first generation.
+    pub dim: Option<usize>,
+    /// Number of retained generations.
+    pub generations: usize,
+    /// Ids, titles and texts.
+    pub text_bytes: u64,
+    /// Vectors of all retained generations, and staged ones.
+    pub vector_bytes: u64,
+    /// Graphs of all retained generations.
+    pub graph_bytes: u64,
+    /// Everything else: manifests, settings, journal.
+    pub other_bytes: u64,
+}
+
+impl Stats {
+    /// All bytes together.
+    pub fn total_bytes(&self) -> u64 {
+        self.text_bytes + self.vector_bytes + self.graph_bytes + self.other_bytes
+    }
+}
+
+pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
+    let known = corpus.survey()?;
+    let texts: BTreeSet<String> = corpus.table().text_files()?.into_iter().collect();
+    let (mut text_bytes, mut vector_bytes, mut graph_bytes) = (0, 0, 0);
+    for file in entries(&corpus.table().data_dir())? {
+        let bytes = bytes(&file)?;
+        if texts.contains(name(&file)) { text_bytes += bytes } else { vector_bytes += bytes }
+    }
+    for sidecar in sidecars(corpus.dir())? {
+        let graph = sidecar.join(GRAPH);
+        if graph.exists() {
+            graph_bytes += bytes(&graph)?;
+        }
+    }
+    let other_bytes = bytes(corpus.dir())? - text_bytes - vector_bytes - graph_bytes;
+    let dim = known.last().map(|known| known.dim);
+    Ok(Stats { passages: corpus.len(), dim, generations: known.len(), text_bytes, vector_bytes, graph_bytes, other_bytes })
+}
+
+/// Length of a file, or of all files below a directory.
+fn bytes(path: &Path) -> Result<u64> {
+    if path.is_dir() {
+        return entries(path)?.iter().map(|entry| bytes(entry)).sum();
+    }
+    path.metadata().map(|metadata| metadata.len()).map_err(Error::io("looking at", path))
+}

@@ -1,0 +1,160 @@
+//! Which generations there are. The dataset decides: a sidecar only saves the look into it.
+
+use std::path::{Path, PathBuf};
+
+use crate::durable::name;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::manifest::{GraphInfo, Manifest, find_sidecar};
+use crate::table::Table;
+
+/// What can be told of a generation without loading it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationInfo {
+    /// Its number; later generations have higher ones.
+    pub number: u32,
+    /// What embedded it.
+    pub fingerprint: Fingerprint,
+    /// The version of the Lance dataset that it is.
+    pub dataset_version: u64,
+    /// Length of its vectors.
+    pub dim: usize,
+    /// Whether it is the newest.
+    pub current: bool,
+    /// Who keeps it from being removed, besides being the newest or the one before.
+    pub protected_by: Vec<String>,
+    /// Its graph, as its manifest describes it; whether the file agrees is seen when the generation is opened.
+    pub graph: Option<GraphInfo>,
+}
+
+/// A generation that the dataset holds, and its sidecar as far as there is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) number: u32,
+    pub(crate) fingerprint: Fingerprint,
+    /// The first retained version with these vectors, opened.
+    pub(crate) table: Table,
+    /// Its vector files, in the order of fragments: its identity.
+    pub(crate) files: Vec<String>,
+    pub(crate) dim: usize,
+    /// Where its sidecar lies, whole or not.
+    pub(crate) sidecar: Option<PathBuf>,
+    /// The sidecar's manifest, or why there is none that counts.
+    pub(crate) manifest: Result<Manifest, String>,
+}
+
+/// Name of the setting that keeps the fingerprint of a generation.
+pub(crate) fn fingerprint_key(number: u32) -> String {
+    format!("{FINGERPRINT_PREFIX}{number}")
+}
+
+/// How the names of those settings begin.
+pub(crate) const FINGERPRINT_PREFIX: &str = "ragtune.generation.";
+
+/// The newest generation in a table that is at its newest version.
+pub(crate) fn newest(dir: &Path, uuid: &str, table: &Table) -> Result<Option<Known>> {
+    let Some(files) = table.vector_files()? else { return Ok(None) };
+    let known = look(dir, uuid, table, files)?;
+    // The manifest knows which version the generation was committed as; later ones only change settings. A version that is
+    // gone (another writer cleaned up since) is not missed: this one has the same vectors.
+    let committed = known.manifest.as_ref().ok().map(|manifest| manifest.dataset_version);
+    match committed.filter(|version| *version < table.version()).and_then(|version| table.at(version).ok()) {
+        Some(table) if table.vector_files()?.as_ref() == Some(&known.files) => Ok(Some(Known { table, ..known })),
+        _ => Ok(Some(known)),
+    }
+}
+
+/// All generations that the dataset still holds, ascending by number.
+pub(crate) fn all(dir: &Path, uuid: &str, table: &Table) -> Result<Vec<Known>> {
+    let mut found: Vec<Known> = Vec::new();
+    for version in table.versions()? {
+        let at = match table.at(version) {
+            Ok(at) => at,
+            // Removed between listing and opening by a writer that cleaned up.
+            Err(_) if !table.versions()?.contains(&version) => continue,
+            Err(error) => return Err(error),
+        };
+        let Some(files) = at.vector_files()? else { continue };
+        if !found.iter().any(|known| known.files == files) {
+            found.push(look(dir, uuid, &at, files)?);
+        }
+    }
+    found.sort_by_key(|known| known.number);
+    Ok(found)
+}
+
+fn look(dir: &Path, uuid: &str, table: &Table, files: Vec<String>) -> Result<Known> {
+    let dim = table.dim()?.unwrap_or(0);
+    let sidecar = find_sidecar(dir, &files)?;
+    let manifest = match &sidecar {
+        None => Err("its graph was never finished or is gone".to_string()),
+        Some(sidecar) => match Manifest::read(sidecar) {
+            Ok(manifest) if manifest.describes(uuid, &files) => Ok(manifest),
+            Ok(_) => Err(format!("`{}` describes other vectors", name(sidecar))),
+            Err(error) => Err(error.in_full()),
+        },
+    };
+    let number = match &manifest {
+        Ok(manifest) => manifest.number,
+        Err(_) => table.generation_number()?,
+    };
+    let kept = table.config().get(&fingerprint_key(number));
+    let fingerprint: Option<Fingerprint> = kept.and_then(|kept| serde_json::from_str(kept).ok());
+    let fingerprint = fingerprint.ok_or_else(|| {
+        Error::corrupt(dir, format!("the dataset does not say what embedded generation {number}"))
+    })?;
+    let manifest = manifest.and_then(|manifest| match manifest.fingerprint == fingerprint && manifest.dim as usize == dim {
+        true => Ok(manifest),
+        false => Err("its manifest and the dataset disagree".to_string()),
+    });
+    Ok(Known { number, fingerprint, table: table.clone(), files, dim, sidecar, manifest })
+}
+
+/// Owners as part of a tag's name: `keep-<owner>-g<number>`. Letters, digits and `-` stand for themselves; any other byte is
+/// written as `_` and two hex digits.
+pub(crate) fn tag_of(owner: &str, number: u32) -> String {
+    let mut tag = String::from("keep-");
+    for byte in owner.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => tag.push(char::from(byte)),
+            other => tag.push_str(&format!("_{other:02x}")),
+        }
+    }
+    tag.push_str(&format!("-g{number}"));
+    tag
+}
+
+/// The owner and the generation that a tag names, if it is one of ours.
+pub(crate) fn owner_of(tag: &str) -> Option<(String, u32)> {
+    let (owner, number) = tag.strip_prefix("keep-")?.rsplit_once("-g")?;
+    let mut bytes = Vec::new();
+    let mut rest = owner.bytes();
+    while let Some(byte) = rest.next() {
+        let plain = match byte {
+            b'_' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            other => other,
+        };
+        bytes.push(plain);
+    }
+    Some((String::from_utf8(bytes).ok()?, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_carry_any_owner() {
+        for owner in ["run-7", "runs/joint seed=1", "ü_g3", "a-g2", ""] {
+            let tag = tag_of(owner, 12);
+            assert!(tag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'), "{tag}");
+            assert_eq!(owner_of(&tag), Some((owner.to_string(), 12)));
+        }
+        for foreign in ["release", "keep-x", "keep-x-gy", "keep-_zz-g1"] {
+            assert_eq!(owner_of(foreign), None);
+        }
+    }
+}

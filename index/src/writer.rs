@@ -1,0 +1,172 @@
+//! Writing a generation: stage the vectors fragment by fragment, then commit all of them at once, or vanish.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use crate::corpus::Corpus;
+use crate::distance::normalize;
+use crate::durable::remove;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::generation::Generation;
+use crate::graph::GraphParams;
+use crate::journal::{self, Header, Journal};
+use crate::lock::WriterLock;
+use crate::passage::Fragment;
+use crate::publish::{CommitStage, publish, retire};
+use crate::sealed::FORMAT;
+use crate::survey::{self, FINGERPRINT_PREFIX, Known, fingerprint_key};
+use crate::table::{Staged, Table};
+
+/// How far from 1 the length of an offered vector may be. Less is rounding, and mended; more is a mistake, and refused.
+const LENGTH_TOLERANCE: f64 = 1e-3;
+
+/// A generation in the making. Dropped without [`commit`](Self::commit) it leaves nothing that counts; what is staged is
+/// remembered in a journal, and the next [`Corpus::begin`] for the same encoder goes on from there.
+#[derive(Debug)]
+pub struct GenerationWriter<'a> {
+    corpus: &'a Corpus,
+    _lock: &'a WriterLock,
+    /// The version that is staged against.
+    table: Table,
+    number: u32,
+    dim: usize,
+    fingerprint: Fingerprint,
+    staged: BTreeMap<u64, Staged>,
+    journal: Journal,
+}
+
+impl<'a> GenerationWriter<'a> {
+    /// See [`Corpus::begin`].
+    pub(crate) fn begin(
+        corpus: &'a Corpus,
+        lock: &'a WriterLock,
+        by: &Fingerprint,
+        dim: usize,
+    ) -> Result<GenerationWriter<'a>> {
+        lock.must_be_for(corpus.dir())?;
+        let table = corpus.table().latest()?;
+        let known = survey::all(corpus.dir(), corpus.uuid(), &table)?;
+        if let (Some(newest), Some(present)) = (known.last(), table.dim()?)
+            && present != dim
+        {
+            let what = format!("the length of the new vectors, the index holds generation {}", newest.number);
+            return Err(Error::Dimension { what, given: dim, expected: present });
+        }
+        let number = known.last().map_or(1, |newest| newest.number + 1);
+        let mut header =
+            Header { format: FORMAT, uuid: corpus.uuid().into(), number, read_version: table.version(), dim, fingerprint: by.clone() };
+        if let ControlFlow::Break(staged) = resume(corpus, &table, &header)? {
+            let journal = Journal::start(corpus.dir(), &header, &staged)?;
+            let staged = staged.into_iter().map(|staged| (staged.fragment.id, staged)).collect();
+            return Ok(Self { corpus, _lock: lock, table, number, dim, fingerprint: by.clone(), staged, journal });
+        }
+        let table = register(&table.announce(dim)?, number, by, &known)?;
+        header.read_version = table.version();
+        let journal = Journal::start(corpus.dir(), &header, &[])?;
+        let staged = BTreeMap::new();
+        Ok(Self { corpus, _lock: lock, table, number, dim, fingerprint: by.clone(), staged, journal })
+    }
+
+    /// The number the generation will have.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The fragments whose vectors are still to be written, in order.
+    pub fn pending(&self) -> Vec<Fragment> {
+        let fragments = self.corpus.fragments();
+        fragments.into_iter().filter(|fragment| !self.staged.contains_key(&fragment.id)).collect()
+    }
+
+    /// Stages the vectors of one fragment: (rows, D) row-major in the order of its passages, each finite and of length one
+    /// within 0.001; what is left of that is taken away. On return they survive a crash, but count only after the commit.
+    pub fn write(&mut self, fragment: &Fragment, vectors: &[f32]) -> Result<()> {
+        if !self.corpus.fragments().contains(fragment) {
+            let what = format!("the corpus has no fragment {} of {} passages", fragment.id, fragment.rows);
+            return Err(Error::NotThere { what });
+        }
+        if self.staged.contains_key(&fragment.id) {
+            return Err(Error::NotThere { what: format!("fragment {} is already written", fragment.id) });
+        }
+        let expected = fragment.rows as usize * self.dim;
+        if vectors.len() != expected {
+            let what = format!("values for {} passages of fragment {}", fragment.rows, fragment.id);
+            return Err(Error::Dimension { what, given: vectors.len(), expected });
+        }
+        let mut vectors = vectors.to_vec();
+        for (row, vector) in vectors.chunks_exact_mut(self.dim).enumerate() {
+            normalize(vector, LENGTH_TOLERANCE).map_err(|what| Error::BadVector {
+                what: format!("the vector of passage {} cannot be stored: {what}", fragment.first as usize + row),
+            })?;
+        }
+        let staged = self.table.stage(fragment, self.number, self.dim, &vectors)?;
+        self.journal.add(&staged)?;
+        self.staged.insert(fragment.id, staged);
+        Ok(())
+    }
+
+    /// Makes the staged vectors the newest generation, builds its graph, measures it and retires older generations, telling
+    /// `observe` what begins. All fragments must have been written.
+    ///
+    /// An error or a crash in [`CommitStage::Commit`] leaves the previous generation the newest; later ones leave this one
+    /// the newest, with exact search until its graph is rebuilt ([`Corpus::mend`]).
+    pub fn commit(self, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Generation> {
+        graph.check()?;
+        let fragments = self.corpus.fragments();
+        let pending = fragments.len() - self.staged.len();
+        if pending > 0 {
+            return Err(Error::Incomplete { number: self.number, pending, fragments: fragments.len() });
+        }
+        observe(CommitStage::Commit);
+        let staged: Vec<Staged> = self.staged.into_values().collect();
+        let table = self.table.replace(&staged, self.number)?;
+        let dir = self.corpus.dir();
+        journal::discard(dir)?;
+        let known = Known {
+            number: self.number,
+            fingerprint: self.fingerprint,
+            files: staged.into_iter().map(|staged| staged.file).collect(),
+            dim: self.dim,
+            table,
+            sidecar: None,
+            manifest: Err("its graph is being built".into()),
+        };
+        let generation = publish(dir, self.corpus.uuid(), &known, &fragments, graph, observe)?;
+        retire(dir, self.corpus.uuid(), &known.table, &BTreeSet::new())?;
+        Ok(generation)
+    }
+}
+
+/// The staged files of an interrupted generation, when they are for exactly this one. Otherwise the journal and its files
+/// are removed: nothing refers to them.
+fn resume(corpus: &Corpus, table: &Table, wanted: &Header) -> Result<ControlFlow<Vec<Staged>>> {
+    let Some(entries) = journal::read(corpus.dir())? else { return Ok(ControlFlow::Continue(())) };
+    let fragments = corpus.fragments();
+    if entries.header.as_ref() == Some(wanted) && table.config().contains_key(&fingerprint_key(wanted.number)) {
+        let good = |staged: &Staged| fragments.contains(&staged.fragment) && journal::intact(staged, &table.data_dir());
+        return Ok(ControlFlow::Break(entries.staged.into_iter().filter(good).collect()));
+    }
+    let unreferenced = table.unreferenced()?;
+    for staged in entries.staged {
+        // After a crash just behind the commit point the journal names files that are the newest generation.
+        let path = table.data_dir().join(&staged.file);
+        if unreferenced.contains(&path) {
+            remove(&path)?;
+        }
+    }
+    journal::discard(corpus.dir())?;
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Writes down what embeds the generation before any of it is staged, and forgets generations that are gone.
+fn register(table: &Table, number: u32, by: &Fingerprint, known: &[Known]) -> Result<Table> {
+    let fingerprint = serde_json::to_string(by).map_err(Error::storage("writing a fingerprint"))?;
+    let kept: BTreeSet<String> = known.iter().map(|known| fingerprint_key(known.number)).collect();
+    let key = fingerprint_key(number);
+    let gone = table.config().keys().filter(|key| key.starts_with(FINGERPRINT_PREFIX) && !kept.contains(*key));
+    let mut values: Vec<(String, Option<String>)> =
+        gone.filter(|gone| **gone != key).map(|gone| (gone.clone(), None)).collect();
+    values.push((key, Some(fingerprint)));
+    table.configure(values)
+}

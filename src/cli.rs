@@ -1,0 +1,372 @@
+//! What was typed. Every training flag exists in the configuration file under the same name; [`crate::config`] says what
+//! the two mean together.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+/// Fine-tune a retrieval-augmented generation pipeline and compare strategies with their whole cost.
+#[derive(Parser)]
+#[command(name = "ragtune", version, about, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Build, search and check an index of passages.
+    #[command(subcommand)]
+    Index(IndexCommand),
+    /// Train a pipeline by a strategy and evaluate it.
+    Train(TrainArgs),
+    /// Evaluate a run, or an index and a generator.
+    Eval(EvalArgs),
+    /// Compare runs: quality with intervals, cost by phase.
+    Compare(CompareArgs),
+    /// Look at question sets and corpora.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// List the training strategies.
+    Strategies {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What can be done with an index.
+#[derive(Subcommand)]
+pub enum IndexCommand {
+    /// Read a corpus, embed it and build its graph; an interrupted build goes on where it stopped.
+    Build(IndexBuildArgs),
+    /// Find the passages nearest to a text.
+    Search(IndexSearchArgs),
+    /// Print passages, generation, encoder fingerprint, bytes, graph recall and build times.
+    Stats {
+        /// The index folder.
+        #[arg(long)]
+        index: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Walk every file; exit code 0 when clean, 1 with a list of defects.
+    Check {
+        /// The index folder.
+        #[arg(long)]
+        index: PathBuf,
+        /// Repair first what can be: rebuild graphs, remove what killed processes left.
+        #[arg(long)]
+        mend: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `ragtune index build`.
+#[derive(Args)]
+pub struct IndexBuildArgs {
+    /// Passages: JSONL `{id, title, text}`, a BEIR folder, or SQuAD JSON.
+    #[arg(long)]
+    pub corpus: PathBuf,
+    /// Encoder: a sentence-transformers folder of the BERT family.
+    #[arg(long)]
+    pub encoder: PathBuf,
+    /// The index folder to make.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Links of a passage in the graph's base layer are twice this many.
+    #[arg(long, default_value_t = 16)]
+    pub links: usize,
+    /// Candidates kept while the graph is built: more is slower and finds better.
+    #[arg(long, default_value_t = 200)]
+    pub ef_construction: usize,
+    /// The most tokens of one encoder batch, padding included.
+    #[arg(long, default_value_t = 8192)]
+    pub batch_tokens: usize,
+    /// Where to compute; this version knows `cpu`.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ragtune index search`.
+#[derive(Args)]
+pub struct IndexSearchArgs {
+    /// The index folder.
+    #[arg(long)]
+    pub index: PathBuf,
+    /// The text to look for.
+    #[arg(long)]
+    pub query: String,
+    /// How many passages to return.
+    #[arg(long, default_value_t = 5)]
+    pub top_k: usize,
+    /// The encoder; without it, the one the index was built with.
+    #[arg(long)]
+    pub encoder: Option<PathBuf>,
+    /// Compare with every passage instead of walking the graph.
+    #[arg(long)]
+    pub exact: bool,
+    /// Candidates kept while the graph is searched.
+    #[arg(long, default_value_t = 64)]
+    pub ef: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ragtune train`. Every field but `config`, `resume`, `dry_run` and `json` is also a key of the configuration file.
+#[derive(Args, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct TrainArgs {
+    /// TOML file with any of these settings; flags win over it.
+    #[arg(long)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Go on with an interrupted run, bit for bit as if it had not been interrupted.
+    #[arg(long, value_name = "RUN")]
+    #[serde(skip)]
+    pub resume: Option<PathBuf>,
+    /// Print the resolved settings and the estimated cost; train nothing.
+    #[arg(long)]
+    #[serde(skip)]
+    pub dry_run: bool,
+    /// Print the final record as JSON.
+    #[arg(long)]
+    #[serde(skip)]
+    pub json: bool,
+    /// frozen, embedder, generator or joint (see `ragtune strategies`).
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<String>,
+    /// The index folder.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<PathBuf>,
+    /// Training questions: JSONL, BEIR folder or SQuAD JSON.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<PathBuf>,
+    /// Evaluation questions, which must not be the training questions.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_questions: Option<PathBuf>,
+    /// Encoder folder; without it, the one the index was built with.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<PathBuf>,
+    /// Generator: a Hugging Face folder of the Llama family.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator: Option<PathBuf>,
+    /// The run folder to make.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<PathBuf>,
+    /// Embed the whole corpus anew every so many optimiser steps; 0: never during training [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_every: Option<u64>,
+    /// Optimiser steps [default: 500].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Questions in one optimiser step [default: 8].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// The most tokens of one forward and backward pass; larger batches are cut into micro-batches [default: 8192].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
+    /// Passages retrieved for a question [default: 5].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Peak learning rate of the encoder [default: 2e-5].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_encoder: Option<f64>,
+    /// Peak learning rate of the generator [default: 1e-4].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_generator: Option<f64>,
+    /// Temperature of the prior over retrieved passages [default: 0.05].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Scale of cosine scores in the embedder's ranking loss [default: 20].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    /// Train the passage side too: every stored vector goes stale with each step [default: false].
+    #[arg(long, value_name = "BOOL", num_args = 1)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_passages: Option<bool>,
+    /// How passages are read: `mixture` (one prompt a passage) or `concat` (one for all) [default: mixture].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reader: Option<String>,
+    /// Seed of everything random [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Learning-rate schedule: constant, linear or cosine [default: linear].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Warm-up steps [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<u64>,
+    /// Decoupled weight decay [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Largest gradient norm of each part; 0: no clipping [default: 1].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+    /// Train a LoRA adapter of this rank instead of all generator weights.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_rank: Option<usize>,
+    /// LoRA alpha [default: 16].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_alpha: Option<f64>,
+    /// Modules with an adapter [default: q_proj,k_proj,v_proj,o_proj].
+    #[arg(long, value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_targets: Option<Vec<String>>,
+    /// The most tokens of a prompt; passages are shortened to fit [default: the prompt template's].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prompt_tokens: Option<usize>,
+    /// The most tokens of an answer [default: 32].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_answer_tokens: Option<usize>,
+    /// Evaluate every so many steps; 0: only at the end [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<u64>,
+    /// Evaluate on the first so many questions only; 0: on all [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_limit: Option<usize>,
+    /// Write a checkpoint every so many steps; 0: none but the last [default: 100].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<u64>,
+    /// Checkpoints to keep [default: 2].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_checkpoints: Option<usize>,
+    /// Candidates kept while the graph is searched [default: 64].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ef: Option<usize>,
+    /// Search by comparing with every passage instead of walking the graph [default: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
+    /// Where to compute; this version knows `cpu` [default: cpu].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
+
+/// `ragtune eval`.
+#[derive(Args)]
+pub struct EvalArgs {
+    /// A run folder: its encoder, generator and generation are evaluated.
+    #[arg(long, conflicts_with_all = ["index", "generator", "encoder", "adapter"])]
+    pub run: Option<PathBuf>,
+    /// An index folder.
+    #[arg(long, requires = "generator")]
+    pub index: Option<PathBuf>,
+    /// A generator folder.
+    #[arg(long)]
+    pub generator: Option<PathBuf>,
+    /// An encoder folder; without it, the one the index was built with.
+    #[arg(long)]
+    pub encoder: Option<PathBuf>,
+    /// A PEFT adapter folder for the generator.
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// Questions: JSONL, BEIR folder or SQuAD JSON.
+    #[arg(long)]
+    pub questions: PathBuf,
+    /// Passages read for an answer; 0 answers without any [default: the run's, or 5].
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// `mixture` or `concat` [default: the run's, or mixture].
+    #[arg(long)]
+    pub reader: Option<String>,
+    /// Temperature of the prior over passages [default: the run's, or 0.05].
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Candidates kept while the graph is searched [default: the run's, or 64].
+    #[arg(long)]
+    pub ef: Option<usize>,
+    /// Compare with every passage instead of walking the graph.
+    #[arg(long)]
+    pub exact: bool,
+    /// Evaluate on the first so many questions only; 0: on all.
+    #[arg(long, default_value_t = 0)]
+    pub limit: usize,
+    /// Write scores of single questions to this JSONL file.
+    #[arg(long)]
+    pub scores: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ragtune compare`.
+#[derive(Args)]
+pub struct CompareArgs {
+    /// Run folders; differences and ratios are to the first.
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Put runs that differ in their seed only into one row.
+    #[arg(long)]
+    pub group_seeds: bool,
+    /// Resamples of the bootstrap.
+    #[arg(long, default_value_t = 10_000)]
+    pub resamples: usize,
+    /// Print Markdown.
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Also write a report page (HTML) to this file.
+    #[arg(long)]
+    pub html: Option<PathBuf>,
+}
+
+/// What can be done with data.
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// Say what was understood of a question file or corpus.
+    Check {
+        /// The file or folder.
+        file: PathBuf,
+        /// A corpus that must hold every gold passage of the questions.
+        #[arg(long)]
+        corpus: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}

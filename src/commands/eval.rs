@@ -1,0 +1,201 @@
+//! `ragtune eval`: evaluate a run, or an index with a generator, on any questions.
+
+use std::path::{Path, PathBuf};
+
+use ragtune_index::{Corpus, Search};
+use serde::Serialize;
+
+use super::{print_json, print_text, progress};
+use crate::cli::EvalArgs;
+use crate::config::TrainConfig;
+use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
+use crate::error::{Error, Result};
+use crate::eval::evaluate::{EvaluateSettings, Searcher, evaluate};
+use crate::models::encoder::Encoder;
+use crate::models::generator::Generator;
+use crate::pipeline::Pipeline;
+use crate::pipeline::answer::AnswerSettings;
+use crate::pipeline::identity::{encoder_of, searched_by};
+use crate::pipeline::prompt::{Prompt, PromptTemplate};
+use crate::report::record::EvaluationSummary;
+use crate::report::{RunRecord, write_lines};
+use crate::strategies::Reader;
+use crate::train::session::{EVALUATION_SEQUENCES, prompt_limit, read_questions};
+
+/// What `eval --json` prints.
+#[derive(Serialize)]
+struct Evaluated {
+    index: PathBuf,
+    encoder: PathBuf,
+    generator: PathBuf,
+    adapter: Option<PathBuf>,
+    questions: PathBuf,
+    questions_hash: String,
+    top_k: usize,
+    temperature: f64,
+    summary: EvaluationSummary,
+    truncated_prompts: f64,
+    ledger: LedgerRecord,
+}
+
+/// Which parts are evaluated, and how.
+struct Parts {
+    index: PathBuf,
+    encoder: Option<PathBuf>,
+    generator: PathBuf,
+    adapter: Option<PathBuf>,
+    top_k: usize,
+    reader: Reader,
+    temperature: f64,
+    ef: usize,
+    exact: bool,
+    max_prompt_tokens: Option<usize>,
+    max_answer_tokens: usize,
+}
+
+pub fn run(args: &EvalArgs) -> Result<u8> {
+    let ledger = Ledger::new();
+    let parts = parts(args)?;
+    let setup = ledger.activity(Activity::Setup);
+    let load = ledger.span(Phase::Load);
+    let corpus = Corpus::open(&parts.index)?;
+    let questions = read_questions(&args.questions, &corpus)?;
+    if parts.top_k > corpus.len() {
+        return Err(Error::new(format!("`--top-k {}` is more than the {} passages of the corpus", parts.top_k, corpus.len()))
+            .hint(format!("choose at most `--top-k {}`", corpus.len())));
+    }
+    let encoder_folder = match &parts.encoder {
+        Some(folder) => folder.clone(),
+        None => encoder_of(&corpus)?,
+    };
+    let device = candle_core::Device::Cpu;
+    let encoder = Encoder::load(&encoder_folder, &device)?;
+    let (generation, by) = searched_by(&corpus, &encoder, &encoder_folder)?;
+    let mut generator = Generator::load(&parts.generator, &device)?;
+    if let Some(adapter) = &parts.adapter {
+        generator.load_adapter(adapter)?;
+    }
+    let template = PromptTemplate::of_generator(&parts.generator)?;
+    let limit = parts.max_prompt_tokens.unwrap_or(template.max_prompt_tokens);
+    let max_prompt_tokens = prompt_limit(&generator, limit, parts.max_answer_tokens)?;
+    let prompt = Prompt::new(template, generator.special().bos, generator.special().eos.first().copied())?;
+    let search = if parts.exact { Search::Exact } else { Search::Graph { ef: parts.ef } };
+    let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search };
+    drop(load);
+    drop(setup);
+
+    let settings = EvaluateSettings {
+        top_k: parts.top_k,
+        answer: AnswerSettings {
+            reader: parts.reader,
+            temperature: parts.temperature,
+            max_prompt_tokens,
+            max_answer_tokens: parts.max_answer_tokens,
+        },
+        limit: args.limit,
+        sequences: EVALUATION_SEQUENCES,
+    };
+    let bar = progress("evaluate", questions.questions.len() as u64, "questions");
+    let evaluation = {
+        let _activity = ledger.activity(Activity::Evaluate);
+        evaluate(&pipeline, &questions.questions, &Searcher::Same(by), &settings, "eval", &ledger, &mut |done| {
+            bar.set_position(done);
+        })?
+    };
+    bar.finish_and_clear();
+    let mut summary = evaluation.summary;
+    if let Some(path) = &args.scores {
+        write_lines(path, &evaluation.scores)?;
+        summary.scores_file = path.display().to_string();
+    }
+    let evaluated = Evaluated {
+        index: parts.index,
+        encoder: encoder_folder,
+        generator: parts.generator,
+        adapter: parts.adapter,
+        questions: args.questions.clone(),
+        questions_hash: questions.hash,
+        top_k: parts.top_k,
+        temperature: parts.temperature,
+        summary,
+        truncated_prompts: evaluation.truncated as f64 / evaluation.prompts.max(1) as f64,
+        ledger: ledger.snapshot(),
+    };
+    if args.json {
+        print_json(&evaluated)?;
+    } else {
+        print_text(&describe(&evaluated))?;
+    }
+    Ok(0)
+}
+
+/// Of a run: what it trained, else what it began with. Flags win.
+fn parts(args: &EvalArgs) -> Result<Parts> {
+    let reader = args.reader.as_deref().map(Reader::parse).transpose()?;
+    if let Some(run) = &args.run {
+        let config = TrainConfig::of_run(run)?;
+        let record = RunRecord::load(run)?;
+        if record.finished.is_none() {
+            return Err(Error::new(format!("the run `{}` is {}", run.display(), record.status.name()))
+                .hint(format!("finish it first: ragtune train --resume {}", run.display())));
+        }
+        let trained = |name: &str| Some(run.join(name)).filter(|folder: &PathBuf| folder.is_dir());
+        let base_encoder = record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
+        return Ok(Parts {
+            encoder: trained("encoder").or(base_encoder),
+            generator: trained("generator").unwrap_or(config.generator),
+            adapter: trained("adapter"),
+            index: config.index,
+            top_k: args.top_k.unwrap_or(config.top_k),
+            reader: reader.unwrap_or(config.reader),
+            temperature: args.temperature.unwrap_or(config.temperature),
+            ef: args.ef.unwrap_or(config.ef),
+            exact: args.exact || config.exact,
+            max_prompt_tokens: config.max_prompt_tokens,
+            max_answer_tokens: config.max_answer_tokens,
+        });
+    }
+    let (Some(index), Some(generator)) = (args.index.clone(), args.generator.clone()) else {
+        return Err(Error::new("nothing to evaluate: neither `--run` nor `--index` with `--generator` is given")
+            .hint("ragtune eval --run RUN --questions FILE, or ragtune eval --index DIR --generator DIR --questions FILE"));
+    };
+    Ok(Parts {
+        index,
+        generator,
+        encoder: args.encoder.clone(),
+        adapter: args.adapter.clone(),
+        top_k: args.top_k.unwrap_or(5),
+        reader: reader.unwrap_or_default(),
+        temperature: args.temperature.unwrap_or(0.05),
+        ef: args.ef.unwrap_or(64),
+        exact: args.exact,
+        max_prompt_tokens: None,
+        max_answer_tokens: 32,
+    })
+}
+
+fn describe(evaluated: &Evaluated) -> String {
+    let summary = &evaluated.summary;
+    let percent = |value: Option<f64>| value.map_or("none".to_owned(), |value| format!("{:.1}", 100.0 * value));
+    let row = |name: &str, recall: &std::collections::BTreeMap<u32, f64>| {
+        let cells: Vec<String> = recall.iter().map(|(k, value)| format!("@{k} {:.1}", 100.0 * value)).collect();
+        format!("{name:<14}{}", if cells.is_empty() { "none".to_owned() } else { cells.join("  ") })
+    };
+    [
+        format!("questions     {} of {}", summary.n, display(&evaluated.questions)),
+        format!("exact match   {}", percent(summary.em)),
+        format!("token F1      {}", percent(summary.f1)),
+        row("recall", &summary.recall),
+        row("answer recall", &summary.answer_recall),
+        format!("MRR@10        {}", percent(summary.mrr10)),
+        format!("nDCG@10       {}", percent(summary.ndcg10)),
+        format!("reader        {}, top {}, temperature {}", summary.reader_mode, evaluated.top_k, evaluated.temperature),
+        format!("shortened     {} of prompts", units::share(evaluated.truncated_prompts)),
+        format!("time          {}", units::seconds(evaluated.ledger.wall_seconds)),
+    ]
+    .join("\n")
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}

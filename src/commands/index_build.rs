@@ -1,0 +1,122 @@
+//! `ragtune index build`: corpus into Lance, vectors beside it, graph over them; an interrupted build goes on.
+
+use std::path::{Path, PathBuf};
+
+use ragtune_index::{Corpus, CreateOptions, GraphParams, Source};
+
+use super::{print_json, print_text, progress};
+use crate::cli::IndexBuildArgs;
+use crate::config::device;
+use crate::cost::{Activity, Ledger, Phase, units};
+use crate::data::corpus;
+use crate::error::{Context, Error, Result};
+use crate::models::encoder::Encoder;
+use crate::pipeline::embed::{EmbedSettings, embed_corpus, fingerprint_of};
+use crate::pipeline::identity::{BUILD_NOTE, BuildNote};
+
+pub fn run(args: &IndexBuildArgs) -> Result<u8> {
+    let ledger = Ledger::new();
+    let _activity = ledger.activity(Activity::Setup);
+    let device = device(&args.device)?;
+    let encoder = ledger.charge(Phase::Load, || Encoder::load(&args.encoder, &device))?;
+    let corpus = ledger.charge(Phase::Write, || open_or_create(args))?;
+    let lock = corpus.lock(&format!("ragtune index build {}", args.out.display()))?;
+    let by = fingerprint_of(&encoder)?;
+    if let Some(generation) = corpus.generation_for(&by)? {
+        // Nothing to embed; a graph that was lost or damaged is built again from the stored vectors.
+        let graph = graph_params(args);
+        for done in corpus.mend(&lock, &graph, &mut |_stage| {})? {
+            eprintln!("mended: {done}");
+        }
+        eprintln!(
+            "`{}` already holds these {} passages as embedded by `{}` (generation {}); nothing to embed",
+            args.out.display(),
+            generation.len(),
+            by.id(),
+            generation.number()
+        );
+        return Ok(0);
+    }
+    let bar = progress("embedding", corpus.len() as u64, "passages");
+    let settings = EmbedSettings {
+        batch_tokens: args.batch_tokens.max(1),
+        graph: graph_params(args),
+    };
+    let embedded = embed_corpus(&encoder, &corpus, &lock, &settings, &ledger, &mut |done| {
+        bar.set_position(done);
+        if done == corpus.len() as u64 {
+            bar.set_message("building the graph");
+        }
+    })?;
+    bar.finish_and_clear();
+    // Training refreshes supersede generations; this one stays, so that every strategy can start from it.
+    corpus.protect(&lock, embedded.generation.number(), "base")?;
+    let record = ledger.snapshot();
+    let seconds = record.phase(Phase::Embed).seconds;
+    let note = BuildNote {
+        encoder: absolute(&args.encoder)?,
+        corpus: absolute(&args.corpus)?,
+        embedded: embedded.passages,
+        truncated: embedded.truncated,
+        passages_per_second: if seconds > 0.0 { embedded.passages as f64 / seconds } else { 0.0 },
+        ledger: record,
+    };
+    embedded.generation.record(BUILD_NOTE, &serde_json::to_value(&note)?)?;
+    if args.json {
+        print_json(&super::index_stats::gather(&args.out)?)?;
+    } else {
+        let graph = embedded.generation.graph();
+        print_text(&format!(
+            "{}: {} passages, generation {}, encoder `{}`, graph recall@10 {}\nembedded {} passages at {:.1}/s, {} of them cut to {} tokens; {} in all\nnext: ragtune index search --index {} --query \"...\"",
+            args.out.display(),
+            embedded.generation.len(),
+            embedded.generation.number(),
+            by.id(),
+            graph.map_or("unknown".into(), |graph| format!("{:.4}", graph.recall_at_10)),
+            note.embedded,
+            note.passages_per_second,
+            note.truncated,
+            encoder.max_length(),
+            units::seconds(note.ledger.wall_seconds),
+            args.out.display(),
+        ))?;
+    }
+    Ok(0)
+}
+
+fn graph_params(args: &IndexBuildArgs) -> GraphParams {
+    GraphParams { links: args.links, ef_construction: args.ef_construction, ..GraphParams::default() }
+}
+
+/// Opens the index when it holds this very corpus, makes it when there is none, refuses otherwise.
+fn open_or_create(args: &IndexBuildArgs) -> Result<Corpus> {
+    let reader = corpus::open(&args.corpus)?;
+    let source = Source {
+        name: args.corpus.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        blake3: reader.hash().to_owned(),
+    };
+    if args.out.join("corpus.lance").exists() {
+        let corpus = Corpus::open(&args.out)?;
+        if corpus.source().blake3 != source.blake3 {
+            return Err(Error::new(format!(
+                "`{}` holds another corpus: `{}` with blake3 `{}`, not `{}` with `{}`",
+                args.out.display(),
+                corpus.source().name,
+                short(&corpus.source().blake3),
+                source.name,
+                short(&source.blake3)
+            ))
+            .hint("choose another `--out`, or remove the old index first"));
+        }
+        return Ok(corpus);
+    }
+    Ok(Corpus::create(&args.out, &source, reader, &CreateOptions::default())?)
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).context(|| format!("`{}` is no usable path", path.display()))
+}

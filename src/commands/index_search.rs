@@ -1,0 +1,62 @@
+//! `ragtune index search`: the passages nearest to a text.
+
+use ragtune_index::{Corpus, Search, Trust};
+use serde::Serialize;
+
+use super::{print_json, print_text};
+use crate::cli::IndexSearchArgs;
+use crate::error::{Error, Result};
+use crate::models::encoder::Encoder;
+use crate::models::{Grad, Role};
+use crate::pipeline::identity::{encoder_of, searched_by};
+
+#[derive(Serialize)]
+struct Found {
+    rank: usize,
+    id: String,
+    score: f32,
+    title: String,
+    text: String,
+}
+
+pub fn run(args: &IndexSearchArgs) -> Result<u8> {
+    if args.query.trim().is_empty() {
+        return Err(Error::new("`--query` is empty").hint("give the text to look for, for instance `--query \"who wrote Hamlet\"`"));
+    }
+    let corpus = Corpus::open(&args.index)?;
+    let folder = match &args.encoder {
+        Some(folder) => folder.clone(),
+        None => encoder_of(&corpus)?,
+    };
+    let encoder = Encoder::load(&folder, &candle_core::Device::Cpu)?;
+    let (generation, by) = searched_by(&corpus, &encoder, &folder)?;
+    if let (false, Some(defect)) = (args.exact, generation.graph_defect()) {
+        eprintln!("warning: the graph cannot be used ({defect}); comparing with every passage instead");
+    }
+    let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
+    let vector = encoder.forward(&tokenized.ids, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
+    let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
+    let hits = generation.search(&vector, args.top_k, how, Trust::Same(&by))?.into_iter().flatten().collect::<Vec<_>>();
+    let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
+    let found: Vec<Found> = corpus
+        .get(&ordinals)?
+        .into_iter()
+        .zip(&hits)
+        .enumerate()
+        .map(|(row, (passage, hit))| Found {
+            rank: row + 1,
+            id: passage.id,
+            score: hit.score,
+            title: passage.title,
+            text: passage.text,
+        })
+        .collect();
+    if args.json {
+        print_json(&found)?;
+    } else {
+        for hit in &found {
+            print_text(&format!("{:>3}  {:.4}  {}  {}\n     {}", hit.rank, hit.score, hit.id, hit.title, hit.text))?;
+        }
+    }
+    Ok(0)
+}

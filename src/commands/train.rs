@@ -1,0 +1,160 @@
+//! `ragtune train`: prepare, train (or go on), evaluate, save, record.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use indicatif::ProgressBar;
+
+use super::{print_json, print_text, progress};
+use crate::cli::TrainArgs;
+use crate::config::TrainConfig;
+use crate::cost::{Ledger, units};
+use crate::error::{Context, Error, Result};
+use crate::report::record::{RunRecord, Status};
+use crate::train::run::RunFolder;
+use crate::train::session::Session;
+use crate::train::{Event, Outcome, checkpoint, finish};
+
+pub fn run(args: &TrainArgs) -> Result<u8> {
+    let (config, run, resumed) = match &args.resume {
+        Some(dir) => {
+            let run = RunFolder::open(dir)?;
+            // The folder may have been moved since.
+            let config = TrainConfig { out: dir.clone(), ..TrainConfig::of_run(dir)? };
+            let record = RunRecord::load(dir)?;
+            if record.status == Status::Finished {
+                return Err(Error::new(format!("the run `{}` is finished, there is nothing to resume", dir.display()))
+                    .hint(format!("ragtune compare {}", dir.display())));
+            }
+            (config, run, Some(record))
+        }
+        None => {
+            let config = TrainConfig::resolve(args)?;
+            if args.dry_run {
+                print_text(&super::dry_run::describe(&config)?)?;
+                return Ok(0);
+            }
+            let run = RunFolder::create(&config.out)?;
+            run.write("config.toml", config.to_toml()?.as_bytes())?;
+            (config, run, None)
+        }
+    };
+    train(&config, &run, resumed, args.json)
+}
+
+fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json: bool) -> Result<u8> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .context(|| format!("signal {signal} cannot be handled"))?;
+    }
+    let stages = config.stages()?;
+    let found = match resumed {
+        Some(_) => checkpoint::latest(&run.checkpoints())?,
+        None => None,
+    };
+    let ledger = match &found {
+        Some((_, state)) => Ledger::resume(state.ledger.clone()),
+        None => Ledger::new(),
+    };
+    let session = Session::prepare(config, &stages, &ledger)?;
+    let mut record = match resumed {
+        Some(record) => session.check_unchanged(record)?,
+        None => session.record(config)?,
+    };
+    record.status = Status::Running;
+    record.save(run.dir())?;
+    let mut trainer = session.trainer(config, run, &stages, &ledger, found)?;
+    let mut bars = Bars::default();
+    let outcome = trainer.train(&stages, &interrupted, &mut |event| bars.show(event));
+    bars.clear();
+    match outcome {
+        Ok(Outcome::Finished) => {}
+        Ok(Outcome::Interrupted) => {
+            finish::note_progress(&mut record, &trainer, Status::Interrupted).save(run.dir())?;
+            eprintln!(
+                "interrupted after {} of {} steps; a checkpoint is written\nnext: ragtune train --resume {}",
+                trainer.steps_done(),
+                config.steps,
+                run.dir().display()
+            );
+            return Ok(130);
+        }
+        Err(error) => {
+            finish::note_progress(&mut record, &trainer, Status::Interrupted).save(run.dir())?;
+            return Err(error);
+        }
+    }
+    finish::finish(&mut trainer, &stages, &mut record, &mut |event| bars.show(event))?;
+    bars.clear();
+    record.save(run.dir())?;
+    finish::tidy(&trainer)?;
+    if json {
+        print_json(&record)?;
+    } else {
+        print_text(&summary(&record, run.dir()))?;
+    }
+    Ok(0)
+}
+
+fn summary(record: &RunRecord, run: &Path) -> String {
+    let percent = |value: Option<f64>| value.map_or("none".to_owned(), |value| format!("{:.1}", 100.0 * value));
+    let mut lines = Vec::new();
+    if let Some(last) = record.evaluation("final") {
+        lines.push(format!(
+            "{}: EM {} F1 {} recall@5 {} MRR@10 {} on {} questions ({} reader)",
+            record.name(),
+            percent(last.em),
+            percent(last.f1),
+            percent(last.recall.get(&5).copied()),
+            percent(last.mrr10),
+            last.n,
+            last.reader_mode
+        ));
+    }
+    lines.push(format!(
+        "{} in all, {} of it for {} index refreshes; not attributed: {}",
+        units::seconds(record.ledger.wall_seconds),
+        units::share(record.ledger.refresh_share()),
+        record.refreshes.len(),
+        units::share(record.ledger.unattributed_share())
+    ));
+    lines.push(format!("run folder: {}\nnext: ragtune compare {} <other runs>", run.display(), run.display()));
+    lines.join("\n")
+}
+
+/// One bar at a time: steps, or what interrupts them.
+#[derive(Default)]
+struct Bars {
+    steps: Option<ProgressBar>,
+    other: Option<ProgressBar>,
+}
+
+impl Bars {
+    fn show(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step { steps, metrics } => {
+                self.other = None;
+                let bar = self.steps.get_or_insert_with(|| progress("training", steps, "steps"));
+                bar.set_position(metrics.step);
+                bar.set_message(format!("loss {:.3}", metrics.loss));
+            }
+            Event::Refresh(done, total) => self.side("refresh", "passages", done, total),
+            Event::Evaluate(done, total) => self.side("evaluate", "questions", done, total),
+        }
+    }
+
+    fn side(&mut self, what: &str, unit: &str, done: u64, total: u64) {
+        self.other.get_or_insert_with(|| progress(what, total, unit)).set_position(done);
+        if done >= total {
+            self.other = None;
+        }
+    }
+
+    fn clear(&mut self) {
+        for bar in [self.steps.take(), self.other.take()].into_iter().flatten() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What was meant: the training settings of file and flags together, with every check that needs no work done first.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::TrainArgs;
+use crate::error::{Context, Error, Result};
+use crate::strategies::{self, Reader, Recipe, Stage, Strategy};
+
+/// The resolved settings of a training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[allow(missing_docs)] // Each setting is documented where it is typed: `cli::TrainArgs`.
+pub struct TrainConfig {
+    pub strategy: String,
+    pub index: PathBuf,
+    pub questions: PathBuf,
+    pub eval_questions: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<PathBuf>,
+    pub generator: PathBuf,
+    pub out: PathBuf,
+    #[serde(default)]
+    pub refresh_every: u64,
+    #[serde(default = "defaults::steps")]
+    pub steps: u64,
+    #[serde(default = "defaults::batch_size")]
+    pub batch_size: usize,
+    #[serde(default = "defaults::batch_tokens")]
+    pub batch_tokens: usize,
+    #[serde(default = "defaults::top_k")]
+    pub top_k: usize,
+    #[serde(default = "defaults::lr_encoder")]
+    pub lr_encoder: f64,
+    #[serde(default = "defaults::lr_generator")]
+    pub lr_generator: f64,
+    #[serde(default = "defaults::temperature")]
+    pub temperature: f64,
+    #[serde(default = "defaults::scale")]
+    pub scale: f64,
+    #[serde(default)]
+    pub train_passages: bool,
+    #[serde(default)]
+    pub reader: Reader,
+    #[serde(default)]
+    pub seed: u64,
+    #[serde(default = "defaults::schedule")]
+    pub schedule: String,
+    #[serde(default)]
+    pub warmup: u64,
+    #[serde(default)]
+    pub weight_decay: f64,
+    #[serde(default = "defaults::clip")]
+    pub clip: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_rank: Option<usize>,
+    #[serde(default = "defaults::lora_alpha")]
+    pub lora_alpha: f64,
+    #[serde(default = "defaults::lora_targets")]
+    pub lora_targets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prompt_tokens: Option<usize>,
+    #[serde(default = "defaults::max_answer_tokens")]
+    pub max_answer_tokens: usize,
+    #[serde(default)]
+    pub eval_every: u64,
+    #[serde(default)]
+    pub eval_limit: usize,
+    #[serde(default = "defaults::checkpoint_every")]
+    pub checkpoint_every: u64,
+    #[serde(default = "defaults::keep_checkpoints")]
+    pub keep_checkpoints: usize,
+    #[serde(default = "defaults::ef")]
+    pub ef: usize,
+    #[serde(default)]
+    pub exact: bool,
+    #[serde(default = "defaults::device")]
+    pub device: String,
+}
+
+mod defaults {
+    pub fn steps() -> u64 {
+        500
+    }
+    pub fn batch_size() -> usize {
+        8
+    }
+    pub fn batch_tokens() -> usize {
+        8192
+    }
+    pub fn top_k() -> usize {
+        5
+    }
+    pub fn lr_encoder() -> f64 {
+        2e-5
+    }
+    pub fn lr_generator() -> f64 {
+        1e-4
+    }
+    pub fn temperature() -> f64 {
+        0.05
+    }
+    pub fn scale() -> f64 {
+        20.0
+    }
+    pub fn schedule() -> String {
+        "linear".into()
+    }
+    pub fn clip() -> f64 {
+        1.0
+    }
+    pub fn lora_alpha() -> f64 {
+        16.0
+    }
+    pub fn lora_targets() -> Vec<String> {
+        ["q_proj", "k_proj", "v_proj", "o_proj"].map(String::from).to_vec()
+    }
+    pub fn max_answer_tokens() -> usize {
+        32
+    }
+    pub fn checkpoint_every() -> u64 {
+        100
+    }
+    pub fn keep_checkpoints() -> usize {
+        2
+    }
+    pub fn ef() -> usize {
+        64
+    }
+    pub fn device() -> String {
+        "cpu".into()
+    }
+}
+
+impl TrainConfig {
+    /// File, then flags: a flag wins; an unknown key of the file is refused with the list of known ones.
+    pub fn resolve(args: &TrainArgs) -> Result<Self> {
+        let mut settings = match &args.config {
+            Some(path) => read_settings(path)?,
+            None => serde_json::Map::new(),
+        };
+        if let serde_json::Value::Object(flags) = serde_json::to_value(args)? {
+            settings.extend(flags);
+        }
+        let config: Self = serde_json::from_value(serde_json::Value::Object(settings)).map_err(|source| {
+            Error::new("the training settings are not complete or not valid")
+                .because(source)
+                .hint("give the missing setting as a flag or in `--config FILE`; `ragtune train --help` lists them all")
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads the settings a run was started with.
+    pub fn of_run(run: &Path) -> Result<Self> {
+        let path = run.join("config.toml");
+        let text = std::fs::read_to_string(&path).map_err(|source| {
+            Error::new(format!("`{}` is not a run folder: its config.toml cannot be read", run.display()))
+                .because(source)
+                .hint("give the folder that `ragtune train --out` made")
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|source| {
+            Error::new(format!("`{}` cannot be understood", path.display()))
+                .because(source)
+                .hint("it was written by another version or changed by hand; train again into a new folder")
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The settings as TOML, as they are kept in the run folder.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context(|| "the settings cannot be written as TOML".into())
+    }
+
+    /// The strategy named.
+    pub fn strategy(&self) -> Result<&'static Strategy> {
+        strategies::find(&self.strategy)
+    }
+
+    /// The stages of the strategy under these settings.
+    pub fn stages(&self) -> Result<Vec<Stage>> {
+        (self.strategy()?.stages)(&Recipe {
+            temperature: self.temperature,
+            scale: self.scale,
+            train_passages: self.train_passages,
+            reader: self.reader,
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        device(&self.device)?;
+        self.stages()?;
+        crate::train::schedule::Schedule::parse(&self.schedule, self.warmup)?;
+        at_least_one("--batch-size", self.batch_size)?;
+        at_least_one("--batch-tokens", self.batch_tokens)?;
+        at_least_one("--top-k", self.top_k)?;
+        at_least_one("--max-answer-tokens", self.max_answer_tokens)?;
+        at_least_one("--keep-checkpoints", self.keep_checkpoints)?;
+        at_least_one("--ef", self.ef)?;
+        positive("--temperature", self.temperature)?;
+        positive("--scale", self.scale)?;
+        positive("--lr-encoder", self.lr_encoder)?;
+        positive("--lr-generator", self.lr_generator)?;
+        not_negative("--weight-decay", self.weight_decay)?;
+        not_negative("--clip", self.clip)?;
+        if let Some(rank) = self.lora_rank {
+            at_least_one("--lora-rank", rank)?;
+            positive("--lora-alpha", self.lora_alpha)?;
+        }
+        if self.questions == self.eval_questions {
+            return Err(Error::new(format!(
+                "`--questions` and `--eval-questions` are both `{}`: a score on training questions says nothing",
+                self.questions.display()
+            ))
+            .hint("give a held-out set as `--eval-questions`"));
+        }
+        Ok(())
+    }
+}
+
+/// The device of that name; this version computes on the CPU only and says so.
+pub fn device(name: &str) -> Result<candle_core::Device> {
+    match name {
+        "cpu" => Ok(candle_core::Device::Cpu),
+        other => Err(Error::new(format!("device `{other}` is not supported; expected `cpu`"))
+            .hint("leave `--device` out: this version computes on the CPU")),
+    }
+}
+
+fn read_settings(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        Error::new(format!("the settings file `{}` cannot be read", path.display()))
+            .because(source)
+            .hint("`--config` takes a TOML file")
+    })?;
+    let value: toml::Table = toml::from_str(&text).map_err(|source| {
+        Error::new(format!("the settings file `{}` is not TOML", path.display()))
+            .because(source)
+            .hint("write one `name = value` a line, for instance `steps = 500`")
+    })?;
+    match serde_json::to_value(value)? {
+        serde_json::Value::Object(settings) => Ok(settings),
+        _ => Err(Error::new(format!("the settings file `{}` is not a table", path.display()))),
+    }
+}
+
+fn at_least_one(flag: &str, value: usize) -> Result<()> {
+    if value >= 1 {
+        return Ok(());
+    }
+    Err(Error::new(format!("`{flag} {value}` is too small; expected at least 1")).hint(format!("for instance `{flag} 8`")))
+}
+
+fn positive(flag: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::new(format!("`{flag} {value}` is not a positive number")).hint(format!("leave `{flag}` out for the default")))
+}
+
+fn not_negative(flag: &str, value: f64) -> Result<()> {
+    if value >= 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::new(format!("`{flag} {value}` is negative or not a number")).hint(format!("leave `{flag}` out for the default")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete() -> TrainArgs {
+        TrainArgs {
+            strategy: Some("joint".into()),
+            index: Some("index".into()),
+            questions: Some("train.jsonl".into()),
+            eval_questions: Some("dev.jsonl".into()),
+            generator: Some("generator".into()),
+            out: Some("run".into()),
+            ..TrainArgs::default()
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_run_folder_reads_back_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("settings.toml");
+        std::fs::write(&file, "steps = 7\ntop-k = 3\nlr-encoder = 1e-6\n").unwrap();
+        let args = TrainArgs { config: Some(file.clone()), top_k: Some(4), ..complete() };
+        let config = TrainConfig::resolve(&args).unwrap();
+        assert_eq!((config.steps, config.top_k, config.lr_encoder, config.batch_size), (7, 4, 1e-6, 8));
+        std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
+        assert_eq!(TrainConfig::of_run(folder.path()).unwrap(), config);
+        std::fs::write(&file, "stepz = 7\n").unwrap();
+        let error = TrainConfig::resolve(&args).unwrap_err();
+        assert!(format!("{:?}", error).contains("stepz"));
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused_before_any_work() {
+        let refused = |change: fn(&mut TrainArgs)| {
+            let mut args = complete();
+            change(&mut args);
+            TrainConfig::resolve(&args).unwrap_err()
+        };
+        assert!(refused(|a| a.top_k = Some(0)).to_string().contains("--top-k 0"));
+        assert!(refused(|a| a.temperature = Some(0.0)).to_string().contains("--temperature"));
+        assert!(refused(|a| a.lr_encoder = Some(f64::NAN)).to_string().contains("not"));
+        assert!(refused(|a| a.strategy = Some("best".into())).to_string().contains("`best`"));
+        assert!(refused(|a| a.eval_questions = Some("train.jsonl".into())).to_string().contains("train.jsonl"));
+        assert!(refused(|a| a.reader = Some("concat".into())).to_string().contains("concat"));
+        assert!(refused(|a| a.lora_rank = Some(0)).to_string().contains("--lora-rank 0"));
+        assert!(refused(|a| a.device = Some("cuda".into())).to_string().contains("`cuda`"));
+        assert!(refused(|a| a.schedule = Some("wavy".into())).find_hint().is_some());
+        assert!(refused(|a| {
+            a.strategy = Some("generator".into());
+            a.train_passages = Some(true);
+        })
+        .to_string()
+        .contains("contradicts"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Question sets: what is asked, the accepted answers, and the passages that hold them.
+
+use super::fields::Fields;
+use super::lines::Lines;
+use super::recognise::recognise;
+use super::squad::SquadFile;
+use super::{Format, beir};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+pub(super) const ID: &[&str] = &["id", "_id"];
+pub(super) const QUESTION: &[&str] = &["question", "query", "text"];
+pub(super) const ANSWERS: &[&str] = &["answers", "golden_answers", "answer"];
+pub(super) const GOLD: &[&str] = &["gold_passages", "gold_passage", "gold_ids", "positive_ids"];
+
+/// One question.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Unique within its set.
+    pub id: String,
+    /// The question itself, without spaces around it.
+    pub question: String,
+    /// Accepted answers (aliases); empty when none is known or the question is unanswerable.
+    pub answers: Vec<String>,
+    /// Ids of the passages that hold the answer; empty when not known.
+    pub gold_passages: Vec<String>,
+}
+
+/// All questions of a file or of one split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuestionSet {
+    /// In file order; ids are unique and at least one question is there.
+    pub questions: Vec<Question>,
+    /// What the file was recognised as.
+    pub format: Format,
+    /// Hex blake3 of the file's bytes; of a BEIR split, over the hashes of its two files.
+    pub hash: String,
+    /// What was read.
+    pub path: PathBuf,
+    /// The split of a BEIR folder.
+    pub split: Option<String>,
+    /// What a reader of the numbers should know: questions without answers, judgements left out.
+    pub notes: Vec<String>,
+}
+
+impl QuestionSet {
+    /// Number of questions without any accepted answer: EM and F1 leave them out.
+    pub fn without_answers(&self) -> usize {
+        self.questions.iter().filter(|question| question.answers.is_empty()).count()
+    }
+
+    /// Number of questions without any gold passage: recall, MRR and nDCG leave them out.
+    pub fn without_gold(&self) -> usize {
+        self.questions.iter().filter(|question| question.gold_passages.is_empty()).count()
+    }
+}
+
+/// Reads a question set, recognised by content:
+///
+/// - JSON Lines `{id | _id, question | query | text, answers | golden_answers | answer, gold_passages | gold_ids | ..}`;
+/// - a BEIR folder with one split, or `<folder>/qrels/<split>.tsv`;
+/// - SQuAD JSON, version 1 or 2 (gold passage: the question's paragraph; a question marked impossible has no answers).
+///
+/// # Errors
+/// When nothing of this is found; when a record is damaged (named by file and line); when an id occurs twice; when the set
+/// is empty.
+pub fn read(path: &Path) -> Result<QuestionSet> {
+    let format = recognise(path)?.format;
+    let mut set = QuestionSet {
+        questions: Vec::new(),
+        format,
+        hash: String::new(),
+        path: path.to_owned(),
+        split: None,
+        notes: Vec::new(),
+    };
+    match format {
+        Format::Jsonl => read_lines(path, &mut set)?,
+        Format::Squad => read_squad(path, &mut set)?,
+        Format::Beir => {
+            let split = beir::read(path)?;
+            (set.questions, set.hash, set.split, set.notes) =
+                (split.questions, split.hash, Some(split.name), split.notes);
+        }
+    }
+    if set.questions.is_empty() {
+        return Err(Error::new(format!("`{}` ({format}) holds no question", path.display())));
+    }
+    note(set.without_answers(), "no answer: EM and F1 leave them out", &mut set);
+    note(set.without_gold(), "no gold passage: recall, MRR and nDCG leave them out", &mut set);
+    Ok(set)
+}
+
+/// Checks that every gold passage is in the corpus.
+///
+/// # Errors
+/// Names the first question and gold id that are not, and how many are missing in all.
+pub fn validate_gold(set: &QuestionSet, exists: impl Fn(&str) -> bool) -> Result<()> {
+    let gold = set.questions.iter().flat_map(|question| question.gold_passages.iter().map(move |id| (question, id)));
+    let (mut first, mut missing, mut all) = (None, 0u64, 0u64);
+    for (question, id) in gold {
+        all += 1;
+        if !exists(id) {
+            missing += 1;
+            first.get_or_insert((question, id));
+        }
+    }
+    let Some((question, id)) = first else { return Ok(()) };
+    Err(Error::new(format!(
+        "gold passage `{id}` of question `{}` in `{}` is not in the corpus ({missing} of {all} gold passages are missing)",
+        question.id,
+        set.path.display()
+    ))
+    .hint("build the index over the corpus that these questions were marked on, or remove the questions"))
+}
+
+fn note(count: usize, what: &str, set: &mut QuestionSet) {
+    if count > 0 {
+        set.notes.push(format!("{count} of {} questions have {what}", set.questions.len()));
+    }
+}
+
+fn read_lines(path: &Path, set: &mut QuestionSet) -> Result<()> {
+    let mut lines = Lines::open(path)?;
+    let mut seen: HashMap<String, u64> = HashMap::new();
+    while let Some(line) = lines.next()?.map(str::to_owned) {
+        let place = lines.place();
+        let fields = Fields::parse(&line, &place)?;
+        let question = parse(&fields)?;
+        if let Some(before) = seen.insert(question.id.clone(), lines.number()) {
+            return Err(fields.error(format!("the question id `{}` stands already on line {before}", question.id)));
+        }
+        set.questions.push(question);
+    }
+    set.hash = lines.hash();
+    Ok(())
+}
+
+/// One question out of one JSON object.
+pub(super) fn parse(fields: &Fields<'_>) -> Result<Question> {
+    Ok(Question {
+        id: fields.id(ID)?,
+        question: fields.text(QUESTION)?.trim().to_owned(),
+        answers: fields.texts(ANSWERS)?,
+        gold_passages: fields.ids(GOLD)?,
+    })
+}
+
+fn read_squad(path: &Path, set: &mut QuestionSet) -> Result<()> {
+    let file = SquadFile::read(path)?;
+    let mut seen = HashMap::new();
+    let in_file = |error: Error| Error::new(format!("`{}`: {error}", path.display()));
+    let mut impossible = 0u64;
+    for asked in file.questions().map_err(in_file)? {
+        if seen.insert(asked.id.clone(), ()).is_some() {
+            return Err(Error::new(format!("`{}`: the question id `{}` occurs twice", path.display(), asked.id)));
+        }
+        impossible += u64::from(asked.impossible);
+        let answers = if asked.impossible { Vec::new() } else { asked.answers };
+        set.questions.push(Question {
+            id: asked.id,
+            question: asked.question,
+            answers,
+            gold_passages: vec![asked.passage],
+        });
+    }
+    if impossible > 0 {
+        set.notes.push(format!("{impossible} questions are marked unanswerable and count as having no answer"));
+    }
+    set.hash = file.hash;
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "questions_tests.rs"]
+mod tests;

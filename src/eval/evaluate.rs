@@ -1,0 +1,148 @@
+//! Runs a pipeline over evaluation questions: retrieve, read, answer, score every question.
+
+use ragtune_index::{Fingerprint, Hit, Passage, Trust};
+
+use crate::cost::{Ledger, Phase};
+use crate::data::Question;
+use crate::error::{Error, Result};
+use crate::models::{Grad, Role};
+use crate::pipeline::Pipeline;
+use crate::pipeline::answer::{AnswerSettings, Context, answer};
+use crate::report::record::EvaluationSummary;
+use crate::report::scores::{QuestionScore, RetrievedPassage};
+
+/// The depths recall is reported at.
+pub const RECALL_AT: [u32; 4] = [1, 5, 10, 20];
+
+/// How an evaluation is done.
+#[derive(Clone, Copy, Debug)]
+pub struct EvaluateSettings {
+    /// Passages read for an answer; 0 answers closed book.
+    pub top_k: usize,
+    /// How they are read.
+    pub answer: AnswerSettings,
+    /// Only so many questions, from the first; 0 for all.
+    pub limit: usize,
+    /// Sequences decoded at a time.
+    pub sequences: usize,
+}
+
+/// Means and single scores.
+pub struct Evaluation {
+    /// The means.
+    pub summary: EvaluationSummary,
+    /// One for each question, in their order.
+    pub scores: Vec<QuestionScore>,
+    /// Prompts made.
+    pub prompts: u64,
+    /// Prompts with a shortened passage.
+    pub truncated: u64,
+}
+
+/// Whose vectors the questions may be compared with: an owned form of [`Trust`].
+pub enum Searcher {
+    /// Those of this fingerprint only.
+    Same(Fingerprint),
+    /// Any, as during training between refreshes.
+    Stale,
+}
+
+impl Searcher {
+    /// As the index wants it.
+    pub fn trust(&self) -> Trust<'_> {
+        match self {
+            Searcher::Same(by) => Trust::Same(by),
+            Searcher::Stale => Trust::StaleAllowed,
+        }
+    }
+}
+
+/// Evaluates a pipeline. `progress` hears the number of questions done. Charges embed, retrieve, generate and evaluate.
+pub fn evaluate(
+    pipeline: &Pipeline,
+    questions: &[Question],
+    searcher: &Searcher,
+    settings: &EvaluateSettings,
+    name: &str,
+    ledger: &Ledger,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Evaluation> {
+    let limit = if settings.limit == 0 { questions.len() } else { settings.limit.min(questions.len()) };
+    let questions = questions.get(..limit).unwrap_or_default();
+    let deepest = RECALL_AT.iter().copied().max().unwrap_or(1) as usize;
+    let depth = deepest.max(settings.top_k).min(pipeline.generation.len());
+    let width = settings.top_k.max(1);
+    let mut scores = Vec::with_capacity(questions.len());
+    let (mut prompts, mut truncated) = (0, 0);
+    for batch in questions.chunks((settings.sequences / width).max(1)) {
+        let hits = retrieve(pipeline, batch, depth, searcher, ledger)?;
+        let mut read = Vec::with_capacity(batch.len());
+        {
+            let _span = ledger.span(Phase::Retrieve);
+            for row in &hits {
+                let ordinals: Vec<u32> = row.iter().map(|hit| hit.ordinal).collect();
+                read.push(pipeline.corpus.get(&ordinals)?);
+            }
+        }
+        let contexts: Vec<Context<'_>> = batch
+            .iter()
+            .zip(&hits)
+            .zip(&read)
+            .map(|((question, hits), passages)| Context {
+                question: &question.question,
+                passages: passages.iter().take(settings.top_k).collect(),
+                scores: hits.iter().take(settings.top_k).map(|hit| hit.score).collect(),
+            })
+            .collect();
+        let answers = {
+            let span = ledger.span(Phase::Generate);
+            answer(pipeline, &contexts, &settings.answer, &span)?
+        };
+        prompts += answers.prompts;
+        truncated += answers.truncated;
+        let _span = ledger.span(Phase::Evaluate);
+        for (((question, hits), passages), prediction) in batch.iter().zip(&hits).zip(&read).zip(answers.texts) {
+            scores.push(QuestionScore::of(question, Some(&prediction), &retrieved(hits, passages)?, &RECALL_AT));
+        }
+        progress(scores.len() as u64);
+    }
+    let summary = EvaluationSummary {
+        generation: pipeline.generation.number(),
+        reader_mode: settings.answer.reader.name().to_owned(),
+        ..EvaluationSummary::of(name, &scores)
+    };
+    Ok(Evaluation { summary, scores, prompts, truncated })
+}
+
+fn retrieve(
+    pipeline: &Pipeline,
+    questions: &[Question],
+    depth: usize,
+    searcher: &Searcher,
+    ledger: &Ledger,
+) -> Result<Vec<Vec<Hit>>> {
+    let vectors = {
+        let span = ledger.span(Phase::Embed);
+        let texts: Vec<&str> = questions.iter().map(|question| question.question.as_str()).collect();
+        let tokenized = pipeline.encoder.tokenize(&texts, Role::Question)?;
+        let lengths: Vec<usize> = tokenized.ids.iter().map(Vec::len).collect();
+        span.tokens(lengths.iter().sum::<usize>() as u64);
+        span.flops(pipeline.encoder.forward_flops(&lengths));
+        pipeline.encoder.forward(&tokenized.ids, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?
+    };
+    let _span = ledger.span(Phase::Retrieve);
+    Ok(pipeline.generation.search(&vectors, depth, pipeline.search, searcher.trust())?)
+}
+
+/// What a question's score is made from; the deepest passages first lose nothing: recall looks at all of them.
+fn retrieved(hits: &[Hit], passages: &[Passage]) -> Result<Vec<RetrievedPassage>> {
+    if hits.len() != passages.len() {
+        return Err(Error::new("the index returned another number of passages than was searched for"));
+    }
+    let row = |(hit, passage): (&Hit, &Passage)| RetrievedPassage {
+        id: passage.id.clone(),
+        score: hit.score,
+        text: format!("{} {}", passage.title, passage.text),
+    };
+    Ok(hits.iter().zip(passages).map(row).collect())
+}

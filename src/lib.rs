@@ -1,0 +1,88 @@
+//! **ragtune** fine-tunes a retrieval-augmented generation pipeline - an embedding model and a generator - by
+//! interchangeable strategies, over a corpus kept in a Lance dataset whose HNSW index follows the retriever while it learns,
+//! and compares the strategies on answer quality, retrieval quality and the whole cost, every index refresh included.
+//!
+//! # Bird's eye
+//!
+//! ```text
+//! corpus file --index build--> Corpus (Lance) --+                    +--> RunRecord, scores per question
+//!                                               |                    |
+//! encoder folder --> Encoder --embed_corpus--> Generation            |
+//!                       |                       |                    |
+//! questions ------------+--> Step (scores, log-likelihoods) --> Objective --> gradients --> AdamW
+//!                                  ^                                                          |
+//! generator folder --> Generator --+<---------------------------------------------------------+
+//!                                        every N steps: embed_corpus again (refresh)
+//! ```
+//!
+//! A **Corpus** is the passages. A **Generation** is one complete, immutable embedding of them by one encoder state, with
+//! its graph. **Encoder** and **Generator** are the two models. A **Pipeline** is what is deployed and evaluated: corpus,
+//! generation, encoder, generator, prompt. An **Objective** is one equation over the quantities of one **Step**. A
+//! **Strategy** is a list of **Stages**, each saying which parts train under which objective. The **Ledger** says where time,
+//! tokens, FLOPs and bytes were spent, by activity and phase. A **Run** is the record of one strategy on one task.
+//!
+//! # Code map: the question each room answers
+//!
+//! | room | answers |
+//! |---|---|
+//! | [`ragtune_index`] (`index/`) | which passages are there, which are nearest to this vector, and is that still true? |
+//! | [`data`] | what is in this question file or corpus file? |
+//! | [`models`] | text in, tensors out, with a backward pass: which layers, weights, adapters? |
+//! | [`pipeline`] | what do the papers' quantities mean for this batch; how is a corpus embedded; how is an answer read off? |
+//! | [`objectives`] | what is the equation? |
+//! | [`strategies`] | which parts train under which equation, and who proposed it? |
+//! | [`train`] | in which order do steps, refreshes, evaluations and checkpoints happen? |
+//! | [`eval`] | how good are answers and retrieval, question by question? |
+//! | [`cost`] | where did the time go? |
+//! | [`report`] | what is written down, and how do runs compare? |
+//! | [`cli`], [`config`], [`commands`] | what was typed, what was meant, what is printed? |
+//!
+//! Dependence runs one way: `main -> commands -> {train, eval, report} -> {strategies -> objectives} -> pipeline -> {models,
+//! ragtune-index}`; `cost`, `data` and `error` are leaves (`eval::evaluate` drives a pipeline; the other files of `eval` are
+//! pure). `train` calls `eval`, never the reverse.
+//!
+//! # Invariants: what is absent
+//!
+//! 1. `index/` never names a model; nothing above `index/` is `async`.
+//! 2. An objective opens no file, reads no clock, draws no randomness and never sees the index.
+//! 3. Only `models::nn` builds a norm, softmax or rotary embedding: candle's fused ones record no backward pass.
+//! 4. Only `cost` reads the clock. Only `commands` prints. Only `main` exits.
+//! 5. A committed generation is never changed, only superseded and later removed.
+//! 6. Only configuration, run record, checkpoint state and notes of the index derive `Serialize`: those are the promises.
+//! 7. Randomness is a pure function of (seed, purpose, step): a resumed run needs no iterator state.
+//! 8. Variables are visited in name order, and parallel sums are taken over fixed chunks: same seed, same bits.
+//! 9. Outside data is never unwrapped or indexed unchecked.
+//!
+//! # How an index stays true
+//!
+//! Text and vectors live in separate data files of one Lance dataset; a refresh replaces the vector files and never touches
+//! the text. The Lance commit is the truth; the graph is a derived, checksummed, disposable sidecar, and exact search is
+//! always there. Every generation carries the fingerprint of what embedded it, and a question from another encoder is refused
+//! - except in training, which declares that its index may be stale: the index then only selects passages, and their scores
+//! are recomputed from live vectors (REALM). Several generations are kept, so that every strategy finds the one its base
+//! encoder embedded, whatever was trained before on the same index. `index/FORMAT.md` has the bytes and the crash table.
+//!
+//! # Which model code is whose
+//!
+//! candle-transformers' BERT and Llama use fused layers without a backward pass, so what trains is built here from
+//! [`models::nn`]. candle-transformers serves as an independent oracle for the forward pass in the tests.
+//!
+//! # How to add a strategy
+//!
+//! Write `src/strategies/<name>.rs` with a `STRATEGY` that names its source and builds its stages, add one line to
+//! [`strategies::STRATEGIES`], and, if its equation is new, one file in `src/objectives/`. The contract test in `tests/it`
+//! loops over the table: finite loss, exactly the named parts move, same seed same bits, each phase charged.
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod cost;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod models;
+pub mod objectives;
+pub mod pipeline;
+pub mod report;
+pub mod strategies;
+pub mod train;

@@ -1,0 +1,48 @@
+//! The program: parse, run, print the error chain with its hint, leave with an exit code.
+//!
+//! Exit codes: 0 done; 1 the thing asked about is not so (`index check` found a defect, `data check` a problem); 2 an error;
+//! 130 interrupted by a signal after a checkpoint was written.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ragtune::cli::Cli;
+
+fn main() -> ExitCode {
+    fix_thread_count();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            // A closed pipe behind `--help` is nobody's mistake.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match ragtune::commands::run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(inner) = cause {
+                eprintln!("  because: {inner}");
+                cause = inner.source();
+            }
+            if let Some(hint) = error.find_hint() {
+                eprintln!("\nhint: {hint}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// candle asks for the number of cores at every matrix product unless this variable is set, which costs more than a small
+/// product; and equal bits need an equal number of threads throughout.
+fn fix_thread_count() {
+    const THREADS: &str = "RAYON_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // SAFETY: the first statement of `main`: no other thread exists that could read the environment.
+        unsafe { std::env::set_var(THREADS, threads.to_string()) };
+    }
+}

@@ -1,0 +1,291 @@
+//! The generator: a decoder-only language model of the Llama family, from a Hugging Face folder.
+//!
+//! Forward passes for training score given answers ([`Generator::answer_log_probs`]); those for answering write new
+//! ones with cached keys and values ([`Generator::start`], [`Generator::greedy`], in `decoding`). Low-rank adapters are
+//! in `lora`. The network itself is in `generator/network.rs`.
+//!
+//! Dimensions: N sequences, T answer tokens of the longest answer, V vocabulary, D hidden width, L layers.
+
+mod config;
+mod network;
+mod rope;
+mod scoring;
+
+#[cfg(test)]
+pub(crate) mod golden;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use serde_json::Value;
+
+use super::lora::Lora;
+use super::params::Params;
+use super::text::Text;
+use super::weights::{self, Weights};
+use super::{Grad, folder};
+use crate::error::{Context, Error, Result};
+
+pub use config::{GeneratorConfig, RopeScaling, SUPPORTED, SpecialTokens};
+pub(super) use network::{Network, PROJECTIONS, projection_shape};
+use rope::Rope;
+pub use scoring::Scored;
+
+const CONFIG: &str = "config.json";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+/// Besides the tokenizer's files, what goes along when a generator is saved, where it exists.
+const COMPANIONS: [&str; 2] = ["generation_config.json", "chat_template.jinja"];
+
+/// A language model with its tokenizer, its weights and, while it has one, its adapter.
+#[derive(Debug)]
+pub struct Generator {
+    config: GeneratorConfig,
+    raw_config: Value,
+    special: SpecialTokens,
+    text: Text,
+    rope: Rope,
+    device: Device,
+    origin: PathBuf,
+    companions: BTreeMap<&'static str, Vec<u8>>,
+    pub(super) params: Params,
+    pub(super) lora: Option<Lora>,
+}
+
+impl Generator {
+    /// Reads `config.json`, `tokenizer.json` and the weights of a model folder; every weight trains until told otherwise.
+    ///
+    /// An unknown model family, an unsupported setting, a tokenizer with more tokens than the model, and missing,
+    /// surplus, misshapen or non-finite tensors are errors that name them. A tied embedding may be stored under either
+    /// of its names, and is saved as `model.embed_tokens.weight`.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        let (config, raw_config) = GeneratorConfig::read(dir)?;
+        let text = Text::load(dir)?;
+        if text.vocab_size() > config.vocabulary {
+            return Err(Error::new(format!(
+                "the tokenizer of `{}` has {} tokens, but the model only {}",
+                dir.display(),
+                text.vocab_size(),
+                config.vocabulary
+            ))
+            .hint("copy tokenizer.json and the weights from the same model"));
+        }
+        let special = SpecialTokens::read(dir, &raw_config, &text, config.vocabulary)?;
+        let params = read_weights(dir, &config, device)?;
+        // Kept in memory, like the tokenizer: the folder may be gone, or be replaced, when the model is saved.
+        let mut companions = BTreeMap::new();
+        for file in COMPANIONS {
+            let path = dir.join(file);
+            if path.is_file() {
+                companions.insert(file, std::fs::read(&path).context(|| format!("cannot read `{}`", path.display()))?);
+            }
+        }
+        Ok(Self {
+            rope: Rope::new(&config),
+            config,
+            raw_config,
+            special,
+            text,
+            device: device.clone(),
+            origin: dir.to_path_buf(),
+            companions,
+            params,
+            lora: None,
+        })
+    }
+
+    /// Writes a model folder that [`Generator::load`] and transformers read: config, tokenizer, f32 weights. Durable when
+    /// it returns; a crash leaves the old folder or the new one.
+    ///
+    /// An adapter is not part of such a folder: with one the call is an error.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        if self.lora.is_some() {
+            return Err(Error::new(
+                "the generator has an adapter that is not merged, so it has no single folder of weights",
+            )
+            .hint("save the adapter by itself, or merge it first"));
+        }
+        let mut config = self.raw_config.clone();
+        for key in ["torch_dtype", "dtype"] {
+            if let Some(dtype) = config.get_mut(key) {
+                *dtype = "float32".into();
+            }
+        }
+        folder::replace_folder(dir, CONFIG, |temporary| {
+            let text = serde_json::to_string_pretty(&config)?;
+            std::fs::write(temporary.join(CONFIG), text).context(|| format!("cannot write `{}`", dir.display()))?;
+            self.text.write_files(temporary)?;
+            for (file, bytes) in &self.companions {
+                std::fs::write(temporary.join(file), bytes).context(|| format!("cannot write `{}`", dir.display()))?;
+            }
+            self.params.to_safetensors(&temporary.join(weights::SINGLE))
+        })
+    }
+
+    /// A deep copy, adapter included: training one leaves the other as it is.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            config: self.config.clone(),
+            raw_config: self.raw_config.clone(),
+            special: self.special.clone(),
+            text: self.text.clone(),
+            rope: self.rope.clone(),
+            device: self.device.clone(),
+            origin: self.origin.clone(),
+            companions: self.companions.clone(),
+            params: self.params.try_clone()?,
+            lora: self.lora.clone(),
+        })
+    }
+
+    /// Its sizes and switches.
+    pub fn config(&self) -> &GeneratorConfig {
+        &self.config
+    }
+
+    /// Its tokenizer.
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    /// Its ids with a meaning.
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// The longest sequence it can read, in tokens, prompt and answer together.
+    pub fn max_positions(&self) -> usize {
+        self.config.max_positions
+    }
+
+    /// Its weights and those of its adapter, under the names they have in the files of transformers and peft.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// [`Generator::params`], to choose what trains or to restore a checkpoint.
+    pub fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    /// The ids of a prompt: the beginning-of-text token, where the model has one, then the text's own.
+    pub fn prompt_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids: Vec<u32> = self.special.bos.into_iter().collect();
+        ids.extend(self.text.encode(text, false)?);
+        Ok(ids)
+    }
+
+    /// Numbers in all weights, adapter included; a tied embedding counts once.
+    pub fn parameter_count(&self) -> usize {
+        self.params.count()
+    }
+
+    /// P: numbers in all weights but the embedding and the output layer, adapter included.
+    pub fn non_embedding_parameters(&self) -> usize {
+        let counted = self.params.iter().filter(|(name, _)| *name != EMBEDDING && *name != HEAD);
+        counted.map(|(_, param)| param.var.elem_count()).sum()
+    }
+
+    /// Floating point operations of a forward pass without cache over sequences of these lengths, with `logits`
+    /// positions going through the output layer: Σ (2·P·t + 2·L·A·t²) + 2·V·D·logits.
+    ///
+    /// P without embedding, A the width of all heads together. The attention term is the causal half of STRATEGIES.md §5's
+    /// 4·L·A·t². One multiplication and one addition count 2; norms, activations, softmax and rotations are left out, and
+    /// so is padding. A full backward pass costs twice a forward pass, one that only reaches an adapter about once.
+    pub fn forward_flops(&self, lengths: &[usize], logits: usize) -> f64 {
+        let parameters = self.non_embedding_parameters() as f64;
+        let heads = (self.config.heads * self.config.head_dim) as f64;
+        let sequence = |&length: &usize| {
+            let length = length as f64;
+            2.0 * parameters * length + 2.0 * self.config.layers as f64 * heads * length * length
+        };
+        let head = 2.0 * (self.config.vocabulary * self.config.hidden * logits) as f64;
+        lengths.iter().map(sequence).sum::<f64>() + head
+    }
+
+    /// The weights of one forward pass, resolved by name.
+    pub(super) fn network(&self, grad: Grad) -> Result<Network> {
+        Network::new(&self.config, &self.rope, self.params.view(grad), self.lora.as_ref())
+    }
+
+    /// Refuses sequences that are empty, longer than the position limit or with ids outside the vocabulary.
+    pub(super) fn check_sequences<'a>(&self, sequences: impl Iterator<Item = &'a [u32]>) -> Result<()> {
+        for (index, ids) in sequences.enumerate() {
+            if ids.is_empty() {
+                return Err(Error::new(format!("sequence {index} has no token")));
+            }
+            if ids.len() > self.config.max_positions {
+                return Err(too_long(index, ids.len(), self.config.max_positions));
+            }
+            check_ids(ids, self.config.vocabulary)?;
+        }
+        Ok(())
+    }
+
+    /// The folder it was read from.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// Refuses ids outside the vocabulary.
+pub(super) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocabulary) {
+        None => Ok(()),
+        Some(id) => {
+            Err(Error::new(format!("token id `{id}` is outside the generator's vocabulary of {vocabulary} tokens")))
+        }
+    }
+}
+
+/// The error of a sequence beyond the position limit.
+pub(super) fn too_long(index: usize, length: usize, limit: usize) -> Error {
+    Error::new(format!("sequence {index} has `{length}` tokens, but the generator can read at most {limit}"))
+        .hint("lower `--top-k` or `--max-prompt-tokens`, or take a generator with a larger `max_position_embeddings`")
+}
+
+fn read_weights(dir: &Path, config: &GeneratorConfig, device: &Device) -> Result<Params> {
+    let mut weights = Weights::read_folder(dir, device)?;
+    let mut params = Params::new();
+    let table = [config.vocabulary, config.hidden];
+    for (name, shape) in network::shapes(config) {
+        params.insert(name.clone(), weights.take(&name, &shape)?, true)?;
+    }
+    let (embedded, has_head) = (weights.contains(EMBEDDING), weights.contains(HEAD));
+    if !config.tied {
+        params.insert(EMBEDDING, weights.take(EMBEDDING, &table)?, true)?;
+        params.insert(HEAD, weights.take(HEAD, &table)?, true)?;
+    } else if has_head && !embedded {
+        params.insert(EMBEDDING, weights.take(HEAD, &table)?, true)?;
+    } else {
+        let embedding = weights.take(EMBEDDING, &table)?;
+        if has_head && !same_values(&embedding, &weights.take(HEAD, &table)?)? {
+            return Err(Error::new(format!(
+                "`{EMBEDDING}` and `{HEAD}` of `{}` differ, but config.json says that they are one",
+                dir.display()
+            ))
+            .hint("set `tie_word_embeddings` to false in config.json if both are meant"));
+        }
+        params.insert(EMBEDDING, embedding, true)?;
+    }
+    // Early checkpoints store the rotary frequencies, which follow from the configuration.
+    match weights.names().find(|name| !name.ends_with(".rotary_emb.inv_freq")) {
+        None => Ok(params),
+        Some(surplus) => Err(Error::new(format!(
+            "`{}` holds a tensor `{surplus}` that a model with this config.json lacks",
+            dir.display()
+        ))
+        .hint("copy config.json and the weights from the same model; an adapter is loaded separately")),
+    }
+}
+
+fn same_values(one: &candle_core::Tensor, other: &candle_core::Tensor) -> Result<bool> {
+    super::nn::with_values(one, |one| super::nn::with_values(other, |other| one == other))?
+}

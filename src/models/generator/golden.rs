@@ -1,0 +1,112 @@
+//! What the golden tests of generator, adapter and decoding share: fixtures written by fixtures/golden/generator.py.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use super::super::nn::with_values;
+use super::super::params::Params;
+use super::super::weights::Weights;
+use super::{Generator, Scored};
+
+/// The tiny random models.
+pub const CASES: [&str; 4] = ["tied", "tied-head", "untied-bias", "llama3"];
+
+/// Sequences to score and the continuations that transformers generates for them.
+#[derive(Deserialize)]
+pub struct Golden {
+    pub sequences: Vec<Row>,
+    pub greedy: Vec<Vec<u32>>,
+}
+
+#[derive(Deserialize)]
+pub struct Row {
+    pub ids: Vec<u32>,
+    pub answer_start: usize,
+}
+
+impl Golden {
+    pub fn read(dir: &Path) -> Self {
+        serde_json::from_str(&std::fs::read_to_string(dir.join("golden.json")).unwrap()).unwrap()
+    }
+
+    pub fn scored(&self) -> Vec<Scored> {
+        self.sequences.iter().map(Row::scored).collect()
+    }
+
+    pub fn ids(&self) -> Vec<Vec<u32>> {
+        self.sequences.iter().map(|row| row.ids.clone()).collect()
+    }
+}
+
+impl Row {
+    pub fn scored(&self) -> Scored {
+        Scored { ids: self.ids.clone(), answer_start: self.answer_start }
+    }
+}
+
+/// A folder below fixtures/golden.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden")).join(path)
+}
+
+/// A real model outside the repository, or a note that the test is skipped.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models").join(name);
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    eprintln!("skipped: `{}` is absent", dir.display());
+    None
+}
+
+pub fn load(dir: &Path) -> Generator {
+    Generator::load(dir, &Device::Cpu).unwrap()
+}
+
+pub fn tensors(dir: &Path) -> Weights {
+    Weights::read_file(&dir.join("golden.safetensors"), &Device::Cpu).unwrap()
+}
+
+pub fn values(tensor: &Tensor) -> Vec<f32> {
+    with_values(tensor, <[f32]>::to_vec).unwrap()
+}
+
+/// The numbers that the golden script makes too: ((i + salt) · 2654435761 mod 2³²) / 2³² − ½.
+pub fn hashed(count: usize, salt: u64) -> impl Iterator<Item = f64> {
+    (0..count as u64).map(move |i| ((i + salt) * 2_654_435_761 % (1 << 32)) as f64 / (1u64 << 32) as f64 - 0.5)
+}
+
+pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    for (at, (found, expected)) in values(found).into_iter().zip(values(expected)).enumerate() {
+        assert!((found - expected).abs() <= tolerance, "{what}[{at}]: {found}, transformers has {expected}");
+    }
+}
+
+/// Gradients of Σ log-probability · weight over all answers, for every trainable weight: |difference| ≤ 1e-4 of the
+/// tensor's largest entry. The golden file must hold exactly the trainable weights.
+pub fn assert_gradients(generator: &Generator, log_probs: &Tensor, golden: &mut Weights) {
+    let weights = golden.take_any("weights").unwrap().unwrap();
+    let store = (log_probs * weights).unwrap().sum_all().unwrap().backward().unwrap();
+    let mut without = Vec::new();
+    for (name, var) in generator.params().trainable() {
+        let expected = golden.take(&format!("grad.{name}"), var.dims()).unwrap();
+        let Some(found) = store.get(var.as_tensor()) else {
+            without.push(name);
+            continue;
+        };
+        let largest = values(&expected).into_iter().fold(0f32, |most, value| most.max(value.abs()));
+        assert!(largest > 0.0, "the golden gradient of {name} is zero: it shows nothing");
+        assert_near(name, found, &expected, 1e-4 * largest);
+    }
+    assert!(without.is_empty(), "no gradient reached {without:?}");
+    let unmatched: Vec<&str> = golden.names().filter(|name| name.starts_with("grad.")).collect();
+    assert!(unmatched.is_empty(), "transformers trains {unmatched:?} too");
+}
+
+/// The bits of every weight, to see that nothing changed.
+pub fn bits(params: &Params) -> Vec<u32> {
+    params.iter().flat_map(|(_, param)| values(&param.var)).map(f32::to_bits).collect()
+}

@@ -1,0 +1,108 @@
+//! Log-probabilities of given answers.
+//!
+//! N sequences, T answer tokens of the longest answer, M answer tokens of all sequences together.
+
+use candle_core::Tensor;
+
+use super::super::batch::TokenBatch;
+use super::super::{Grad, nn};
+use super::Generator;
+use crate::error::{Error, Result};
+
+/// A prompt followed by the answer to score.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scored {
+    /// Prompt and answer.
+    pub ids: Vec<u32>,
+    /// Where the answer begins; at least 1, because the first token has nothing before it to be predicted from.
+    pub answer_start: usize,
+}
+
+impl Scored {
+    /// Tokens of the answer.
+    pub fn answer_length(&self) -> usize {
+        self.ids.len().saturating_sub(self.answer_start)
+    }
+}
+
+impl Generator {
+    /// log p(answer token | everything before it), (N, T) f32 in nats, 0 beyond each answer; and the mask, (N, T) f32, 1
+    /// for a token of an answer and 0 beyond.
+    ///
+    /// With [`Grad::On`] the gradient reaches every trainable weight; the mask has none. Rows are padded on the right to
+    /// the longest sequence, and only positions that predict an answer token go through the output layer. An answer
+    /// without tokens, one without a prompt, and a sequence beyond [`Generator::max_positions`] are errors: the caller
+    /// shortens prompts.
+    pub fn answer_log_probs(&self, sequences: &[Scored], grad: Grad) -> Result<(Tensor, Tensor)> {
+        let positions = Positions::of(sequences)?;
+        self.check_sequences(sequences.iter().map(|sequence| sequence.ids.as_slice()))?;
+        let ids: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence.ids.clone()).collect();
+        let batch = TokenBatch::new(&ids, self.special().pad, self.device())?;
+        let network = self.network(grad)?;
+        let count = positions.targets.len();
+        let rows = Tensor::from_vec(positions.rows, count, self.device())?;
+        let targets = Tensor::from_vec(positions.targets, count, self.device())?;
+        let hidden = network.hidden(&batch, &rows, |_, _, _| Ok(()))?;
+        let picked = nn::log_prob_of(&network.logits(&hidden)?, &targets)?;
+        // One more entry, 0, is what the places beyond an answer take.
+        let extended = Tensor::cat(&[&picked, &picked.zeros_like()?.narrow(0, 0, 1)?.detach()], 0)?;
+        let shape = (sequences.len(), positions.longest);
+        let mask: Vec<f32> = positions.places.iter().map(|&place| f32::from(place as usize != count)).collect();
+        let places = Tensor::from_vec(positions.places, shape.0 * shape.1, self.device())?;
+        let log_probs = extended.index_select(&places, 0)?.reshape(shape)?;
+        Ok((log_probs, Tensor::from_vec(mask, shape, self.device())?))
+    }
+}
+
+/// Where answers stand: in the flattened batch, and in the (N, T) result.
+struct Positions {
+    /// M flat positions that predict an answer token.
+    rows: Vec<u32>,
+    /// The M tokens they predict.
+    targets: Vec<u32>,
+    /// For each of the N·T places of the result, which of the M it takes; M where there is none.
+    places: Vec<u32>,
+    /// T.
+    longest: usize,
+}
+
+impl Positions {
+    fn of(sequences: &[Scored]) -> Result<Self> {
+        if sequences.is_empty() {
+            return Err(Error::new("there is no answer to score, expected at least one"));
+        }
+        let width = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for (index, sequence) in sequences.iter().enumerate() {
+            let Some(answer) = sequence.ids.get(sequence.answer_start..).filter(|answer| !answer.is_empty()) else {
+                return Err(Error::new(format!(
+                    "the answer of sequence {index} is empty: it begins at `{}` of {} tokens",
+                    sequence.answer_start,
+                    sequence.ids.len()
+                ))
+                .hint(
+                    "drop questions whose answer has no token, and leave room for the answer when shortening prompts",
+                ));
+            };
+            if sequence.answer_start == 0 {
+                return Err(Error::new(format!("the answer of sequence {index} has no prompt before it")));
+            }
+            let first = index * width + sequence.answer_start - 1;
+            rows.extend((first..first + answer.len()).map(|row| row as u32));
+            targets.extend_from_slice(answer);
+        }
+        let longest = sequences.iter().map(Scored::answer_length).max().unwrap_or(0);
+        let (mut places, mut next) = (Vec::with_capacity(sequences.len() * longest), 0u32);
+        for sequence in sequences {
+            for place in 0..longest {
+                if place < sequence.answer_length() {
+                    places.push(next);
+                    next += 1;
+                } else {
+                    places.push(targets.len() as u32);
+                }
+            }
+        }
+        Ok(Self { rows, targets, places, longest })
+    }
+}

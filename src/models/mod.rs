@@ -1,0 +1,35 @@
+//! The two models and what they are made of: token ids in, tensors out.
+//!
+//! `nn` holds every layer together with its backward pass; nothing else in the program builds a norm, a softmax or a
+//! rotary embedding. `params` owns the weights and decides what trains, `weights` reads them from disk, `folder` writes
+//! model folders so that a crash leaves the old one or the new one, `text` turns words into ids, `batch` pads them.
+//! All arithmetic is f32 on the CPU, and the same inputs on the same number of threads give the same bits.
+
+pub mod batch;
+pub mod decoding;
+pub mod encoder;
+pub mod folder;
+pub mod generator;
+pub mod lora;
+pub mod nn;
+pub mod params;
+pub mod text;
+pub mod weights;
+
+/// Whether a forward pass records the graph that `backward` walks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grad {
+    /// Weights are detached: nothing is recorded and no memory is kept for a backward pass.
+    Off,
+    /// Trainable weights are variables; frozen ones are detached all the same, and no work is done for their gradient.
+    On,
+}
+
+/// Which side of the retriever a text is on: it selects the prompt put before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// What is asked.
+    Question,
+    /// What is searched.
+    Passage,
+}

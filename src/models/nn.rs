@@ -1,0 +1,38 @@
+//! Every layer of the models, each with its backward pass.
+//!
+//! candle's own fused layers (`layer_norm`, `rms_norm`, `softmax_last_dim`, `rope`) record no backward pass: a model
+//! built on them trains with silently missing gradients. Nothing outside this file may build one.
+//!
+//! Rules that hold for every function here:
+//! * f32 tensors on the CPU; anything else is an error that says so. A tensor that is not contiguous is copied once.
+//! * One operation is one node of the graph, computed by fused loops over rows in parallel. Its backward pass reads only
+//!   its arguments and result, so nothing is kept for it, and computes the gradient of those arguments only that are, or
+//!   depend on, a variable: frozen weights cost no backward work.
+//! * The same inputs give the same bits: rows are cut into pieces whose size depends on the shape alone, sums run over
+//!   fixed lanes, and partial sums are added in the order of the pieces.
+//!
+//! Dimensions: B sequences, T tokens (Tq of the queries, Tk of the keys), D model width, H heads, Hk heads of keys and
+//! values (H a multiple of Hk), Dh width of a head, N rows, V vocabulary.
+
+mod activation;
+mod attention;
+mod embedding;
+mod kernel;
+mod linear;
+mod norm;
+mod pooling;
+mod rope;
+mod softmax;
+
+pub use activation::{gelu, silu_mul};
+pub use attention::{AttentionMask, attention, attention_packed};
+pub use embedding::{bert_embedding, embedding};
+pub use kernel::with_values;
+pub use linear::linear;
+pub use norm::{l2_normalize, layer_norm, rms_norm};
+pub use pooling::{max_pool, mean_pool};
+pub use rope::{rope, rope_packed};
+pub use softmax::{log_prob_of, log_softmax, log_sum_exp, softmax};
+
+#[cfg(test)]
+mod tests;

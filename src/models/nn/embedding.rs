@@ -1,0 +1,167 @@
+//! Rows of a table chosen by ids.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
+
+use super::kernel::{check, check_ids, each_piece, floats, gradient, ids, read_floats, read_ids, wrong_shape};
+use crate::error::{Error, Result};
+
+/// The rows of `table` (V, D) named by `ids` u32 (B, T), or of any other shape: (B, T, D).
+///
+/// The gradient of the table is dense; rows named several times add up in the order of the ids. An id of V or more is
+/// an error.
+pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    check("embedding", &[table])?;
+    check_ids("embedding", ids)?;
+    let ids = ids.contiguous()?;
+    check_range("embedding", table, &ids)?;
+    Ok(table.contiguous()?.apply_op2(&ids, Embedding)?)
+}
+
+/// The input of BERT in one pass: `word[id] + position[t] + segment[0]` for each token.
+///
+/// `word` (V, D), `position` (P, D), `segment` (S, D) of which row 0 is used, `ids` u32 (B, T) with T ≤ P; result
+/// (B, T, D). Dense gradients to the three tables.
+pub fn bert_embedding(word: &Tensor, position: &Tensor, segment: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    check("bert_embedding", &[word, position, segment])?;
+    check_ids("bert_embedding", ids)?;
+    let (_, tokens) = ids.dims2()?;
+    let ids = ids.contiguous()?;
+    check_range("bert_embedding", word, &ids)?;
+    let width = word.dims()[1];
+    for (what, table, rows) in [("positions", position, tokens), ("segments", segment, 1)] {
+        if !matches!(table.dims(), &[have, columns] if have >= rows && columns == width) {
+            let expected = format!("(at least {rows}, {width})");
+            return Err(wrong_shape("bert_embedding", what, table.dims(), &expected));
+        }
+    }
+    let op = BertEmbedding { ids: read_ids(&ids, <[u32]>::to_vec)?, tokens };
+    Ok(word.contiguous()?.apply_op3(&position.contiguous()?, &segment.contiguous()?, op)?)
+}
+
+fn check_range(op: &str, table: &Tensor, ids: &Tensor) -> Result<()> {
+    let rows = match table.dims() {
+        &[rows, width] if width > 0 => rows,
+        got => return Err(wrong_shape(op, "a table", got, "(vocabulary, width)")),
+    };
+    if ids.elem_count() == 0 {
+        return Err(wrong_shape(op, "ids", ids.dims(), "at least one"));
+    }
+    match read_ids(ids, |ids| ids.iter().copied().find(|&id| id as usize >= rows))? {
+        None => Ok(()),
+        Some(id) => Err(Error::new(format!("{op} got id `{id}`, expected less than the {rows} rows of its table"))
+            .hint("the tokenizer does not belong to this model")),
+    }
+}
+
+/// Adds each row of `from` to the row of `to` that its id names, in the order of the ids.
+fn add_rows(ids: impl Iterator<Item = usize>, from: &[f32], width: usize, to: &mut [f32]) {
+    for (id, row) in ids.zip(from.chunks_exact(width)) {
+        to[id * width..(id + 1) * width].iter_mut().zip(row).for_each(|(to, &from)| *to += from);
+    }
+}
+
+struct Embedding;
+
+impl CustomOp2 for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(
+        &self,
+        table: &CpuStorage,
+        tl: &Layout,
+        chosen: &CpuStorage,
+        il: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let table = floats(self.name(), table, tl)?;
+        let chosen = ids(self.name(), chosen, il)?;
+        let (_, width) = tl.shape().dims2()?;
+        let mut y = vec![0f32; chosen.len() * width];
+        each_piece(&mut y, width, |first, y| {
+            for (row, &id) in y.chunks_exact_mut(width).zip(&chosen[first..]) {
+                row.copy_from_slice(&table[id as usize * width..(id as usize + 1) * width]);
+            }
+        });
+        let shape: Vec<usize> = il.shape().dims().iter().copied().chain([width]).collect();
+        Ok((CpuStorage::F32(y), shape.into()))
+    }
+
+    fn bwd(
+        &self,
+        table: &Tensor,
+        ids: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let (_, width) = table.dims2()?;
+        let mut sums = vec![0f32; table.elem_count()];
+        read_ids(ids, |ids| {
+            read_floats(&dy.contiguous()?, |dy| add_rows(ids.iter().map(|&id| id as usize), dy, width, &mut sums))
+        })??;
+        Ok((gradient(sums, table.shape())?, None))
+    }
+}
+
+struct BertEmbedding {
+    ids: Vec<u32>,
+    tokens: usize,
+}
+
+impl CustomOp3 for BertEmbedding {
+    fn name(&self) -> &'static str {
+        "bert_embedding"
+    }
+
+    fn cpu_fwd(
+        &self,
+        word: &CpuStorage,
+        wl: &Layout,
+        position: &CpuStorage,
+        pl: &Layout,
+        segment: &CpuStorage,
+        sl: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let word = floats(self.name(), word, wl)?;
+        let position = floats(self.name(), position, pl)?;
+        let (_, width) = wl.shape().dims2()?;
+        let segment = &floats(self.name(), segment, sl)?[..width];
+        let mut y = vec![0f32; self.ids.len() * width];
+        each_piece(&mut y, width, |first, y| {
+            for (at, (row, &id)) in y.chunks_exact_mut(width).zip(&self.ids[first..]).enumerate() {
+                let place = (first + at) % self.tokens;
+                let word = &word[id as usize * width..(id as usize + 1) * width];
+                let position = &position[place * width..(place + 1) * width];
+                for (((y, &word), &position), &segment) in row.iter_mut().zip(word).zip(position).zip(segment) {
+                    *y = word + segment + position;
+                }
+            }
+        });
+        Ok((CpuStorage::F32(y), (self.ids.len() / self.tokens, self.tokens, width).into()))
+    }
+
+    fn bwd(
+        &self,
+        word: &Tensor,
+        position: &Tensor,
+        segment: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (_, width) = word.dims2()?;
+        let dy = dy.contiguous()?;
+        let collect = |table: &Tensor, row: &dyn Fn(usize) -> usize| -> CandleResult<Option<Tensor>> {
+            if !table.track_op() {
+                return Ok(None);
+            }
+            let mut sums = vec![0f32; table.elem_count()];
+            read_floats(&dy, |dy| add_rows((0..self.ids.len()).map(row), dy, width, &mut sums))?;
+            gradient(sums, table.shape())
+        };
+        Ok((
+            collect(word, &|at| self.ids[at] as usize)?,
+            collect(position, &|at| at % self.tokens)?,
+            collect(segment, &|_| 0)?,
+        ))
+    }
+}

@@ -1,0 +1,36 @@
+//! Supervised fine-tuning of the generator on all K retrieved passages in one prompt.
+//!
+//! `L = -(1/B) sum_b sum_t log p(y_t | x, z_1..z_K, y_<t)`: the "vanilla SFT" baseline of the RAG papers (for instance
+//! DRO, arXiv 2505.03075, table 1). Tokens are summed, questions averaged, so that its scale is RAG-Token's.
+//!
+//! Trains: generator. The retriever gets no gradient: the prompt is text. Labels: answers.
+
+use candle_core::Tensor;
+
+use super::Objective;
+use crate::error::Result;
+use crate::pipeline::step::Step;
+
+/// Negative log-likelihood of the answer after the concatenated passages.
+pub struct SftConcat;
+
+impl Objective for SftConcat {
+    fn name(&self) -> &'static str {
+        "sft-concat"
+    }
+
+    fn equation(&self) -> &'static str {
+        "-sum_t log p(y_t|x,z_1..z_K,y_<t), all passages in one prompt, tokens summed, mean over questions"
+    }
+
+    fn per_question(&self) -> bool {
+        true
+    }
+
+    fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
+        let (log_probs, _mask) = step.answer_token_log_probs_concat()?;
+        let questions = log_probs.dim(0)?;
+        // Padded positions hold 0 and add nothing.
+        Ok((log_probs.sum_all()? * (-1.0 / questions as f64))?)
+    }
+}

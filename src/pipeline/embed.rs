@@ -1,0 +1,171 @@
+//! The one function behind `index build` and every refresh: embed the whole corpus and commit it as a new generation.
+
+use ragtune_index::{CommitStage, Corpus, Fingerprint, Fragment, Generation, GraphParams, WriterLock};
+
+use crate::cost::{Ledger, Phase, Span};
+use crate::error::{Error, Result};
+use crate::models::encoder::Encoder;
+use crate::models::{Grad, Role};
+
+/// Passages read from the corpus at a time: they are sorted by length before they are cut into batches.
+const WINDOW: u32 = 1024;
+
+/// How a corpus is embedded.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbedSettings {
+    /// The most tokens of one encoder batch, padding included.
+    pub batch_tokens: usize,
+    /// How the graph is built and probed.
+    pub graph: GraphParams,
+}
+
+/// A committed embedding of the whole corpus.
+pub struct Embedded {
+    /// The new generation.
+    pub generation: Generation,
+    /// Passages embedded now (fewer than the corpus when an interrupted refresh was resumed).
+    pub passages: u64,
+    /// Passages cut to the encoder's maximum length.
+    pub truncated: u64,
+}
+
+/// Embeds every passage with the encoder's present weights and commits the vectors as a new generation with its graph.
+///
+/// Memory: one fragment of vectors and one window of text; then, for the graph, all vectors. Durable when it returns; a
+/// crash before leaves the earlier generation and the fragments already embedded, which the next call with the same
+/// weights takes over. Charges `embed`, `write` and `graph`. `progress` hears the number of passages done.
+pub fn embed_corpus(
+    encoder: &Encoder,
+    corpus: &Corpus,
+    lock: &WriterLock,
+    settings: &EmbedSettings,
+    ledger: &Ledger,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Embedded> {
+    let fingerprint = {
+        let _span = ledger.span(Phase::Embed);
+        fingerprint_of(encoder)?
+    };
+    let mut writer = {
+        let _span = ledger.span(Phase::Write);
+        corpus.begin(lock, &fingerprint, encoder.dim())?
+    };
+    let pending = writer.pending();
+    let already: u64 = corpus.len() as u64 - pending.iter().map(|fragment| u64::from(fragment.rows)).sum::<u64>();
+    let (mut passages, mut truncated) = (0u64, 0u64);
+    progress(already);
+    for fragment in &pending {
+        let vectors = embed_fragment(encoder, corpus, fragment, settings, ledger, &mut truncated, &mut |done| {
+            progress(already + passages + done);
+        })?;
+        passages += u64::from(fragment.rows);
+        let span = ledger.span(Phase::Write);
+        writer.write(fragment, &vectors)?;
+        span.bytes(vectors.len() as u64 * 4);
+    }
+    let mut open: Option<Span> = None;
+    let generation = writer.commit(&settings.graph, &mut |stage| {
+        // The earlier stage's span ends before the next begins: one clock, no nesting.
+        open = None;
+        open = Some(ledger.span(match stage {
+            CommitStage::Graph | CommitStage::Probe => Phase::Graph,
+            CommitStage::Commit | CommitStage::Publish => Phase::Write,
+        }));
+    })?;
+    drop(open);
+    Ok(Embedded { generation, passages, truncated })
+}
+
+/// What this encoder's present weights and settings would embed: the encoder's own fingerprint and how a passage becomes
+/// its text.
+pub fn fingerprint_of(encoder: &Encoder) -> Result<Fingerprint> {
+    let mut fields = encoder.fingerprint()?;
+    fields.insert("passage_text".into(), "{title} {text}".into());
+    Ok(Fingerprint::new(fields))
+}
+
+fn embed_fragment(
+    encoder: &Encoder,
+    corpus: &Corpus,
+    fragment: &Fragment,
+    settings: &EmbedSettings,
+    ledger: &Ledger,
+    truncated: &mut u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<f32>> {
+    let dim = encoder.dim();
+    let mut vectors = vec![0f32; fragment.rows as usize * dim];
+    let mut start = 0;
+    while start < fragment.rows {
+        let end = fragment.rows.min(start + WINDOW);
+        let span = ledger.span(Phase::Embed);
+        let passages = corpus.read(fragment, start..end)?;
+        let texts: Vec<String> = passages.iter().map(passage_text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let tokenized = encoder.tokenize(&texts, Role::Passage)?;
+        *truncated += tokenized.truncated as u64;
+        let mut done = 0;
+        for batch in by_length(&tokenized.ids, settings.batch_tokens) {
+            let ids: Vec<Vec<u32>> = batch.iter().filter_map(|row| tokenized.ids.get(*row).cloned()).collect();
+            let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
+            let rows = encoder.forward(&ids, Grad::Off)?.to_vec2::<f32>()?;
+            for (row, vector) in batch.iter().zip(rows) {
+                let at = (start as usize + row) * dim;
+                let slot = vectors.get_mut(at..at + dim).ok_or_else(|| Error::new("a vector does not fit its fragment"))?;
+                slot.copy_from_slice(&vector);
+            }
+            span.tokens(lengths.iter().sum::<usize>() as u64);
+            span.flops(encoder.forward_flops(&lengths));
+            span.passages(batch.len() as u64);
+            done += batch.len() as u64;
+            progress(u64::from(start) + done);
+        }
+        drop(span);
+        start = end;
+    }
+    Ok(vectors)
+}
+
+/// The text of a passage as the encoder sees it: title, blank, text.
+pub fn passage_text(passage: &ragtune_index::Passage) -> String {
+    if passage.title.is_empty() { passage.text.clone() } else { format!("{} {}", passage.title, passage.text) }
+}
+
+/// Cuts sequences into batches of similar length whose padded size stays within `batch_tokens` (one sequence at least).
+/// Returns row numbers; every row occurs once. Order depends on the lengths only.
+pub fn by_length(ids: &[Vec<u32>], batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|row| (std::cmp::Reverse(ids.get(*row).map_or(0, Vec::len)), *row));
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut longest = 0;
+    for row in order {
+        let length = ids.get(row).map_or(0, Vec::len);
+        match batches.last_mut() {
+            Some(batch) if (batch.len() + 1) * longest <= batch_tokens => batch.push(row),
+            _ => {
+                longest = length;
+                batches.push(vec![row]);
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_every_row_once_and_keep_to_the_budget() {
+        let ids: Vec<Vec<u32>> = [5usize, 1, 9, 3, 9, 2, 7, 40].iter().map(|n| vec![0; *n]).collect();
+        let batches = by_length(&ids, 18);
+        let mut seen: Vec<usize> = batches.iter().flatten().copied().collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..8).collect::<Vec<_>>());
+        for batch in &batches {
+            let longest = batch.iter().map(|row| ids[*row].len()).max().unwrap();
+            assert!(batch.len() == 1 || batch.len() * longest <= 18, "{batch:?}");
+        }
+        assert_eq!(batches[0], vec![7]);
+    }
+}

@@ -1,0 +1,110 @@
+//! Who may search what: the encoder an index was built with, and the vectors an encoder's questions may be compared with.
+
+use std::path::{Path, PathBuf};
+
+use ragtune_index::{Corpus, Fingerprint, Generation};
+use serde::{Deserialize, Serialize};
+
+use super::embed::fingerprint_of;
+use crate::cost::LedgerRecord;
+use crate::error::{Error, Result};
+use crate::models::encoder::Encoder;
+use crate::models::folder::replace_file;
+
+/// What a build leaves beside its generation: who embedded it and what that took.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BuildNote {
+    /// The encoder folder.
+    pub encoder: PathBuf,
+    /// The corpus file.
+    pub corpus: PathBuf,
+    /// Passages embedded by this call (fewer than the corpus when it resumed an interrupted build).
+    pub embedded: u64,
+    /// Passages cut to the encoder's maximum length.
+    pub truncated: u64,
+    /// Passages embedded a second of embedding.
+    pub passages_per_second: f64,
+    /// What the build was charged.
+    pub ledger: LedgerRecord,
+}
+
+/// The name a [`BuildNote`] is recorded under.
+pub const BUILD_NOTE: &str = "build";
+
+/// What is noted of the newest build of an index, if anything is.
+pub fn build_note(corpus: &Corpus) -> Result<Option<BuildNote>> {
+    let mut generations = corpus.generations()?;
+    generations.sort_by_key(|info| std::cmp::Reverse(info.number));
+    for info in generations {
+        if let Some(value) = corpus.generation(info.number)?.recorded(BUILD_NOTE)? {
+            return Ok(Some(serde_json::from_value(value)?));
+        }
+    }
+    Ok(None)
+}
+
+/// The encoder folder an index was built with.
+pub fn encoder_of(corpus: &Corpus) -> Result<PathBuf> {
+    build_note(corpus)?.map(|note| note.encoder).ok_or_else(|| {
+        Error::new(format!("the index `{}` does not say which encoder built it", corpus.dir().display()))
+            .hint("name the encoder folder with `--encoder DIR`")
+    })
+}
+
+/// What an encoder folder says of itself beside its weights, in `ragtune.json`: which vectors its questions may search,
+/// where those are not its own (only the question side was trained).
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuestionSide {
+    searches: Fingerprint,
+}
+
+const QUESTION_SIDE: &str = "ragtune.json";
+
+/// The fingerprint of the vectors that questions of this encoder may be compared with.
+pub fn searches(encoder: &Encoder, folder: &Path) -> Result<Fingerprint> {
+    let path = folder.join(QUESTION_SIDE);
+    if !path.is_file() {
+        return fingerprint_of(encoder);
+    }
+    let text = std::fs::read_to_string(&path)?;
+    let side: QuestionSide = serde_json::from_str(&text).map_err(|source| {
+        Error::new(format!("`{}` cannot be understood", path.display()))
+            .because(source)
+            .hint("it names the vectors that a question-side encoder searches; take the folder from the run again")
+    })?;
+    Ok(side.searches)
+}
+
+/// Notes in an encoder folder that its questions search the vectors of another fingerprint.
+pub fn mark_question_side(folder: &Path, searches: &Fingerprint) -> Result<()> {
+    let side = QuestionSide { searches: searches.clone() };
+    let text = serde_json::to_vec_pretty(&side)?;
+    replace_file(&folder.join(QUESTION_SIDE), |path| Ok(std::fs::write(path, &text)?))
+}
+
+/// The newest generation this encoder may search, with the fingerprint it was embedded by. An index without one is refused
+/// with both fingerprints and the command that mends it.
+pub fn searched_by(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<(Generation, Fingerprint)> {
+    let by = searches(encoder, folder)?;
+    if let Some(generation) = corpus.generation_for(&by)? {
+        return Ok((generation, by));
+    }
+    let dir = corpus.dir().display();
+    let Some(current) = corpus.current()? else {
+        return Err(Error::new(format!("the index `{dir}` holds passages but no vectors: its build was interrupted"))
+            .hint("run the same `ragtune index build` again; it goes on where it stopped"));
+    };
+    let stored = current.fingerprint();
+    Err(Error::new(format!(
+        "the encoder `{}` has fingerprint `{}`, but the vectors of the index `{dir}` were embedded by `{}`; they differ in {}",
+        folder.display(),
+        by.id(),
+        stored.id(),
+        stored.differences(&by).join("; ")
+    ))
+    .hint(format!(
+        "embed the corpus with this encoder: ragtune index build --corpus <corpus file> --encoder {} --out {dir}",
+        folder.display()
+    )))
+}

@@ -1,0 +1,30 @@
+//! The pipeline that is deployed and evaluated: corpus, generation, encoder, generator, prompt.
+
+use ragtune_index::{Corpus, Generation, Search};
+
+use crate::models::encoder::Encoder;
+use crate::models::generator::Generator;
+
+pub mod answer;
+pub mod embed;
+pub mod identity;
+pub mod prompt;
+pub mod step;
+
+use prompt::Prompt;
+
+/// Everything that answers a question.
+pub struct Pipeline {
+    /// The passages.
+    pub corpus: Corpus,
+    /// Their vectors, as one encoder state saw them, with the graph that searches them.
+    pub generation: Generation,
+    /// Embeds questions (and passages, when they are live).
+    pub encoder: Encoder,
+    /// Reads passages and answers.
+    pub generator: Generator,
+    /// How a question and its passages become the generator's input.
+    pub prompt: Prompt,
+    /// How the index is searched.
+    pub search: Search,
+}

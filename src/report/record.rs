@@ -1,0 +1,331 @@
+//! `record.json`: everything about one run that a reader of its numbers needs, versioned.
+
+use super::files::{self, RECORD_FILE};
+use super::scores::QuestionScore;
+use crate::cost::{LedgerRecord, Machine};
+use crate::error::{Context, Error, Result};
+use crate::eval::statistics::mean;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Version of the record's shape; a record of another version is refused.
+pub const SCHEMA: u32 = 1;
+
+/// How far a run got.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Still running, or killed without a word.
+    #[default]
+    Running,
+    /// Stopped by a signal or an error; can be resumed.
+    Interrupted,
+    /// Trained and evaluated.
+    Finished,
+}
+
+impl Status {
+    /// The lower-case name used in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Running => "running",
+            Status::Interrupted => "interrupted",
+            Status::Finished => "finished",
+        }
+    }
+}
+
+/// One run of one strategy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of the program.
+    pub ragtune: String,
+    /// Git commit of the program, where known.
+    pub commit: Option<String>,
+    /// What was typed.
+    pub command: Vec<String>,
+    /// Every setting after file, flags and defaults.
+    pub config: Value,
+    /// How tables call the run; empty: the strategy's name.
+    #[serde(default)]
+    pub label: String,
+    /// Name of the strategy.
+    pub strategy: String,
+    /// Where the strategy comes from (paper, section).
+    pub source: String,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// How far it got.
+    pub status: Status,
+    /// Optimiser steps done.
+    pub steps_done: u64,
+    /// Optimiser steps asked for.
+    pub steps_total: u64,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Start of the first session, RFC 3339.
+    pub started: String,
+    /// End, RFC 3339; none while it runs.
+    pub finished: Option<String>,
+    /// Files it read.
+    pub data: DataRecord,
+    /// The index it searched.
+    pub index: IndexRecord,
+    /// Encoder and generator.
+    pub models: Vec<ModelRecord>,
+    /// The template that made prompts.
+    pub prompt_template: String,
+    /// How the generator read passages: all in one prompt, or a mixture over one prompt a passage.
+    pub reader_mode: String,
+    /// Passages retrieved for each question.
+    pub top_k: u64,
+    /// What "recall" means in this record.
+    pub recall_definition: String,
+    /// Shares cut by a length limit, 0 to 1, by what was cut: `questions`, `passages`, `prompts`, ...
+    pub truncated: BTreeMap<String, f64>,
+    /// The training curve.
+    #[serde(default)]
+    pub curve: Vec<CurvePoint>,
+    /// Every refresh of the index.
+    #[serde(default)]
+    pub refreshes: Vec<RefreshRecord>,
+    /// Every evaluation, in order: `before`, ..., `final`.
+    #[serde(default)]
+    pub evaluations: Vec<EvaluationSummary>,
+    /// What it cost.
+    pub ledger: LedgerRecord,
+}
+
+/// The files of a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataRecord {
+    /// Corpus the index was built over.
+    pub corpus: DataFile,
+    /// Training questions; none for a strategy that trains nothing.
+    pub questions: Option<DataFile>,
+    /// Questions of the evaluation.
+    pub eval_questions: DataFile,
+}
+
+/// One file that was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Path as it was given.
+    pub path: String,
+    /// Hex blake3 of the content.
+    pub hash: String,
+    /// Passages or questions.
+    pub count: u64,
+}
+
+/// The index of a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexRecord {
+    /// Its folder.
+    pub dir: String,
+    /// Generation at the start.
+    pub base_generation: u32,
+    /// Generation of the last evaluation.
+    pub final_generation: u32,
+    /// Id of the fingerprint of the encoder that embedded the final generation.
+    pub fingerprint: String,
+}
+
+/// One model of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// `encoder` or `generator`.
+    pub role: String,
+    /// Folder or name it was loaded from.
+    pub name: String,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Number of parameters that were trained, adapters included.
+    pub trained_parameters: u64,
+    /// Digest of the weights at the start.
+    pub fingerprint: String,
+    /// Digest of the weights at the end; equal to `fingerprint` when nothing was trained.
+    pub final_fingerprint: Option<String>,
+}
+
+/// One point of the training curve.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Optimiser steps done, this one included.
+    pub step: u64,
+    /// The objective in nats, mean over the batch.
+    pub loss: f64,
+    /// Learning rate by part (`encoder`, `generator`).
+    pub learning_rates: BTreeMap<String, f64>,
+    /// Global gradient norm by part, before clipping.
+    pub gradient_norms: BTreeMap<String, f64>,
+    /// Anything else worth a curve: entropy of the retrieval distribution, age of the generation, ...
+    #[serde(default)]
+    pub extra: BTreeMap<String, f64>,
+}
+
+/// One refresh of the index.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RefreshRecord {
+    /// Optimiser steps done before it.
+    pub step: u64,
+    /// Generation that it made.
+    pub generation: u32,
+    /// Passages embedded.
+    pub passages: u64,
+    /// Seconds by phase (`embed`, `write`, `graph`).
+    pub seconds: BTreeMap<String, f64>,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Recall@k on probe questions with the old generation and the live encoder, where measured.
+    pub recall_before: Option<f64>,
+    /// The same with the new generation.
+    pub recall_after: Option<f64>,
+    /// Share of the top-k of probe questions that old and new generation have in common, 0 to 1, where measured.
+    pub overlap: Option<f64>,
+}
+
+/// The means of one evaluation. EM and F1 are means over questions with answers, the rest over questions with gold passages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationSummary {
+    /// `before`, `final`, ...
+    pub name: String,
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Generation that was searched.
+    pub generation: u32,
+    /// Questions asked.
+    pub n: u64,
+    /// Questions with an accepted answer.
+    pub answered: u64,
+    /// Questions with a gold passage.
+    pub with_gold: u64,
+    /// Exact match, 0 to 1.
+    pub em: Option<f64>,
+    /// Token F1, 0 to 1.
+    pub f1: Option<f64>,
+    /// Recall@k by gold id (share of the gold passages found), by k.
+    pub recall: BTreeMap<u32, f64>,
+    /// Recall@k by answer string, by k.
+    pub answer_recall: BTreeMap<u32, f64>,
+    /// MRR@10.
+    pub mrr10: Option<f64>,
+    /// nDCG@10, binary relevance.
+    pub ndcg10: Option<f64>,
+    /// How the generator read passages.
+    pub reader_mode: String,
+    /// File of the scores by question, relative to the run folder.
+    pub scores_file: String,
+}
+
+impl RunRecord {
+    /// An empty record of this program and machine.
+    pub fn new(strategy: impl Into<String>, seed: u64) -> Self {
+        Self {
+            schema: SCHEMA,
+            ragtune: env!("CARGO_PKG_VERSION").to_owned(),
+            strategy: strategy.into(),
+            seed,
+            machine: Machine::here(),
+            started: crate::cost::now_utc(),
+            ..Self::default()
+        }
+    }
+
+    /// How tables call the run.
+    pub fn name(&self) -> &str {
+        if self.label.is_empty() { &self.strategy } else { &self.label }
+    }
+
+    /// The last evaluation of this name.
+    pub fn evaluation(&self, name: &str) -> Option<&EvaluationSummary> {
+        self.evaluations.iter().rev().find(|evaluation| evaluation.name == name)
+    }
+
+    /// Writes `record.json` into the run folder. When it returns, the record is durable; a crash leaves the old or the new
+    /// one, whole.
+    pub fn save(&self, run: &Path) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(self).context(|| "could not write the run record".to_owned())?;
+        text.push(b'\n');
+        files::write_atomic(&run.join(RECORD_FILE), &text)
+    }
+
+    /// Reads `record.json` of a run folder.
+    ///
+    /// # Errors
+    /// When there is none, it is damaged, or it was written by a program with another schema.
+    pub fn load(run: &Path) -> Result<Self> {
+        let path = run.join(RECORD_FILE);
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Error::new(format!("`{}` is no run: could not read `{RECORD_FILE}` in it", run.display()))
+                .because(error)
+                .hint("name the folder that was given as --out to ragtune train")
+        })?;
+        let damaged =
+            |error| Error::new(format!("`{}` is damaged or was not written by ragtune", path.display())).because(error);
+        let value: Value = serde_json::from_str(&text).map_err(damaged)?;
+        match value.get("schema").and_then(Value::as_u64) {
+            Some(schema) if schema == u64::from(SCHEMA) => serde_json::from_value(value).map_err(damaged),
+            other => {
+                let found = other.map_or("none".to_owned(), |schema| schema.to_string());
+                let message = format!("`{}` has the schema `{found}`, expected `{SCHEMA}`", path.display());
+                Err(Error::new(message).hint("read it with the version of ragtune that wrote it, or run again"))
+            }
+        }
+    }
+
+    /// Reads a run folder: its record and the scores by question of one evaluation. A run that is not finished and did not
+    /// come to this evaluation has no scores.
+    ///
+    /// # Errors
+    /// As [`RunRecord::load`]; and when a finished run has no evaluation of this name, or its scores cannot be read.
+    pub fn load_with_scores(run: &Path, evaluation: &str) -> Result<(Self, Vec<QuestionScore>)> {
+        let record = Self::load(run)?;
+        let Some(summary) = record.evaluation(evaluation) else {
+            if record.status != Status::Finished {
+                return Ok((record, Vec::new()));
+            }
+            let known = record.evaluations.iter().map(|summary| summary.name.as_str()).collect::<Vec<_>>().join("`, `");
+            let message = format!("run `{}` has no evaluation `{evaluation}`, found `{known}`", run.display());
+            return Err(Error::new(message).hint(format!("ragtune eval --run {} --questions FILE", run.display())));
+        };
+        let scores = files::read_lines(&run.join(&summary.scores_file))?;
+        Ok((record, scores))
+    }
+}
+
+impl EvaluationSummary {
+    /// The means over scored questions. Where they were made (step, generation, reader mode, file) is left to the caller.
+    pub fn of(name: impl Into<String>, scores: &[QuestionScore]) -> Self {
+        let average = |of: &dyn Fn(&QuestionScore) -> Option<f32>| {
+            let values: Vec<f64> = scores.iter().filter_map(of).map(f64::from).collect();
+            mean(&values)
+        };
+        let by_k = |of: fn(&QuestionScore) -> &BTreeMap<u32, f32>| {
+            let ks = scores.iter().flat_map(|score| of(score).keys().copied());
+            let ks: std::collections::BTreeSet<u32> = ks.collect();
+            ks.into_iter().filter_map(|k| Some((k, average(&|score| of(score).get(&k).copied())?))).collect()
+        };
+        Self {
+            name: name.into(),
+            n: scores.len() as u64,
+            answered: scores.iter().filter(|score| score.em.is_some()).count() as u64,
+            with_gold: scores.iter().filter(|score| score.mrr10.is_some()).count() as u64,
+            em: average(&|score| score.em),
+            f1: average(&|score| score.f1),
+            recall: by_k(|score| &score.recall),
+            answer_recall: by_k(|score| &score.answer_recall),
+            mrr10: average(&|score| score.mrr10),
+            ndcg10: average(&|score| score.ndcg10),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -1,0 +1,252 @@
+//! Checkpoints: everything a run needs to go on bit for bit. A folder `step-<n>` is written whole or not at all, every file
+//! in it is checksummed in `state.json`, and weights are checked for finite values before they are taken over.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::AdamW;
+use crate::cost::LedgerRecord;
+use crate::error::{Context, Error, Result};
+use crate::models::folder::replace_folder;
+use crate::models::params::Params;
+use crate::models::weights::{self, Weights};
+use crate::report::record::{EvaluationSummary, RefreshRecord};
+
+/// Version of `state.json`.
+const SCHEMA: u32 = 1;
+
+/// Where a run stands between two optimiser steps.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    schema: u32,
+    /// The stage of the strategy.
+    pub stage: usize,
+    /// Optimiser steps done in that stage.
+    pub step: u64,
+    /// The generation that is searched.
+    pub generation: u32,
+    /// The generation the run began with.
+    pub base_generation: u32,
+    /// Optimiser steps done when the searched generation was embedded.
+    pub embedded_at: u64,
+    /// Refreshes so far.
+    pub refreshes: Vec<RefreshRecord>,
+    /// Evaluations so far.
+    pub evaluations: Vec<EvaluationSummary>,
+    /// What was spent so far.
+    pub ledger: LedgerRecord,
+    /// Prompts with a shortened passage so far in training.
+    pub truncated_prompts: u64,
+    /// Prompts made so far in training.
+    pub prompts: u64,
+    /// The same two for evaluations.
+    pub evaluated_truncated: u64,
+    /// Prompts made so far in evaluations.
+    pub evaluated_prompts: u64,
+    /// blake3 of every other file of the folder.
+    files: BTreeMap<String, String>,
+}
+
+impl State {
+    /// A run that has done nothing yet and searches this generation.
+    pub fn at_start(generation: u32) -> Self {
+        Self { schema: SCHEMA, generation, base_generation: generation, ..Self::default() }
+    }
+}
+
+/// One part of the pipeline with its optimiser.
+pub struct Part<'a> {
+    /// `encoder` or `generator`.
+    pub name: &'static str,
+    /// Its weights; only trainable ones are kept.
+    pub params: &'a Params,
+    /// Its optimiser.
+    pub optimizer: &'a AdamW,
+}
+
+/// Writes `step-<n>` under `folder`, then removes all but the newest `keep`. Returns the bytes written. Durable when it
+/// returns; a crash leaves the earlier checkpoints.
+pub fn write(folder: &Path, state: &State, parts: &[Part<'_>], keep: usize) -> Result<u64> {
+    std::fs::create_dir_all(folder).context(|| format!("the folder `{}` cannot be made", folder.display()))?;
+    let target = folder.join(format!("step-{:02}-{:08}", state.stage, state.step));
+    let mut bytes = 0;
+    replace_folder(&target, "state.json", |dir| {
+        let mut state = State { schema: SCHEMA, ..state.clone() };
+        for part in parts {
+            let trained: BTreeMap<String, Tensor> = part
+                .params
+                .trainable()
+                .map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor()))
+                .collect();
+            for (file, tensors) in [
+                (format!("{}.safetensors", part.name), trained),
+                (format!("{}-optimizer.safetensors", part.name), part.optimizer.state()?),
+            ] {
+                let path = dir.join(&file);
+                weights::write(&path, &tensors)?;
+                bytes += std::fs::metadata(&path)?.len();
+                state.files.insert(file, digest(&path)?);
+            }
+        }
+        let text = serde_json::to_vec_pretty(&state)?;
+        bytes += text.len() as u64;
+        std::fs::write(dir.join("state.json"), text)?;
+        Ok(())
+    })?;
+    let mut all = list(folder)?;
+    all.reverse();
+    for old in all.into_iter().skip(keep) {
+        std::fs::remove_dir_all(&old).context(|| format!("the old checkpoint `{}` cannot be removed", old.display()))?;
+    }
+    Ok(bytes)
+}
+
+/// The generations that the checkpoints of a run need.
+pub fn generations(folder: &Path) -> Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for path in list(folder)? {
+        // A checkpoint that cannot be read needs nothing: resuming from it is refused.
+        if let Some(state) = std::fs::read(path.join("state.json")).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok()) {
+            numbers.push(state.generation);
+        }
+    }
+    Ok(numbers)
+}
+
+/// The newest checkpoint of a run, if it has any: its folder and state, with every checksum verified.
+pub fn latest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
+    let Some(path) = list(folder)?.pop() else { return Ok(None) };
+    let broken = |what: String| {
+        Error::new(format!("the checkpoint `{}` is damaged: {what}", path.display()))
+            .hint(format!("remove that folder to go on from the checkpoint before it: rm -r {}", path.display()))
+    };
+    let text = std::fs::read(path.join("state.json")).map_err(|source| broken("state.json cannot be read".into()).because(source))?;
+    let state: State =
+        serde_json::from_slice(&text).map_err(|source| broken("state.json cannot be understood".into()).because(source))?;
+    if state.schema != SCHEMA {
+        return Err(broken(format!("state.json has schema {}, expected {SCHEMA}", state.schema)));
+    }
+    for (file, expected) in &state.files {
+        let found = digest(&path.join(file)).map_err(|source| broken(format!("`{file}` cannot be read")).because(source))?;
+        if &found != expected {
+            return Err(broken(format!("`{file}` has checksum {found}, expected {expected}")));
+        }
+    }
+    Ok(Some((path, state)))
+}
+
+/// Takes the weights and optimiser state of one part over from a checkpoint folder. All names, shapes and values are
+/// checked before the first weight changes.
+pub fn restore(folder: &Path, name: &str, params: &Params, optimizer: &mut AdamW) -> Result<()> {
+    let path = folder.join(format!("{name}.safetensors"));
+    let mut found = Weights::read_file(&path, &Device::Cpu)?;
+    let mut values = Vec::new();
+    for (name, variable) in params.trainable() {
+        values.push((variable, found.take(name, variable.dims())?));
+    }
+    if let Some(surplus) = found.names().next() {
+        return Err(Error::new(format!("`{}` holds a tensor `{surplus}` that does not train in this run", path.display()))
+            .hint("resume with the models the run was started with"));
+    }
+    let path = folder.join(format!("{name}-optimizer.safetensors"));
+    let mut moments = Weights::read_file(&path, &Device::Cpu)?;
+    let names: Vec<String> = moments.names().map(str::to_owned).collect();
+    let mut state = BTreeMap::new();
+    for name in names {
+        if let Some(tensor) = moments.take_any(&name)? {
+            state.insert(name, tensor);
+        }
+    }
+    optimizer.load_state(state)?;
+    for (variable, value) in values {
+        variable.set(&value)?;
+    }
+    Ok(())
+}
+
+/// Checkpoint folders, oldest first.
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::new(format!("`{}` cannot be read", folder.display())).because(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("step-")) {
+            found.push(path);
+        }
+    }
+    // Numbers are zero-padded, so the order of names is the order of steps.
+    found.sort();
+    Ok(found)
+}
+
+fn digest(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::optimizer::AdamWConfig;
+
+    fn params() -> Params {
+        let mut params = Params::new();
+        params.insert("a", Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap(), true).unwrap();
+        params.insert("b", Tensor::new(&[3f32], &Device::Cpu).unwrap(), false).unwrap();
+        params
+    }
+
+    fn state(step: u64) -> State {
+        State { step, ..State::default() }
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_damage_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("checkpoints");
+        assert!(latest(&folder).unwrap().is_none());
+        let params = params();
+        let mut optimizer = AdamW::new(AdamWConfig::default()).unwrap();
+        for step in [1, 2, 10] {
+            let part = Part { name: "encoder", params: &params, optimizer: &optimizer };
+            write(&folder, &state(step), &[part], 2).unwrap();
+        }
+        assert_eq!(list(&folder).unwrap().len(), 2);
+        let (path, state) = latest(&folder).unwrap().unwrap();
+        assert_eq!(state.step, 10);
+        restore(&path, "encoder", &params, &mut optimizer).unwrap();
+
+        let file = path.join("encoder.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let error = latest(&folder).unwrap_err();
+        assert!(error.to_string().contains("encoder.safetensors"), "{error}");
+        assert!(error.find_hint().unwrap().contains("rm -r"));
+        std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(latest(&folder).is_err());
+    }
+
+    #[test]
+    fn a_nan_is_refused_by_tensor_name_and_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let mut optimizer = AdamW::new(AdamWConfig::default()).unwrap();
+        let poisoned = params();
+        poisoned.get("a").unwrap().var.set(&Tensor::new(&[f32::NAN, 2.0], &Device::Cpu).unwrap()).unwrap();
+        let part = Part { name: "encoder", params: &poisoned, optimizer: &optimizer };
+        write(root.path(), &state(1), &[part], 1).unwrap();
+        let (path, _) = latest(root.path()).unwrap().unwrap();
+        let sound = params();
+        let error = restore(&path, "encoder", &sound, &mut optimizer).unwrap_err();
+        assert!(error.to_string().contains("`a`"), "{error}");
+        assert_eq!(sound.get("a").unwrap().var.to_vec1::<f32>().unwrap(), vec![1.0, 2.0]);
+    }
+}

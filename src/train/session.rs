@@ -1,0 +1,329 @@
+//! What stands before and after the loop: load and check everything, resume, save what was trained, write the record.
+
+use std::path::{Path, PathBuf};
+
+use ragtune_index::{Corpus, Fingerprint, Generation, GraphParams, Search, WriterLock};
+
+use super::checkpoint::{State, restore};
+use super::optimizer::AdamW;
+use super::run::RunFolder;
+use super::{Trainer, adamw, seconds_between};
+use crate::config::TrainConfig;
+use crate::cost::{Activity, Ledger, LedgerRecord, Phase};
+use crate::data::{self, QuestionSet, questions};
+use crate::error::{Error, Result};
+use crate::models::encoder::Encoder;
+use crate::models::generator::Generator;
+use crate::eval::evaluate::EvaluateSettings;
+use crate::models::lora::LoraConfig;
+use crate::models::params::Params;
+use crate::pipeline::answer::AnswerSettings;
+use crate::pipeline::embed::{EmbedSettings, Embedded};
+use crate::pipeline::identity::{encoder_of, searched_by};
+use crate::pipeline::prompt::{Prompt, PromptTemplate};
+use crate::pipeline::Pipeline;
+use crate::pipeline::step::StepSettings;
+use crate::report::record::{DataFile, DataRecord, IndexRecord, ModelRecord, RefreshRecord, RunRecord};
+use crate::strategies::Stage;
+
+/// The models and data of a run, loaded and checked.
+pub struct Session {
+    /// The pipeline at the weights the run starts from.
+    pub pipeline: Pipeline,
+    /// Training questions.
+    pub questions: QuestionSet,
+    /// Evaluation questions.
+    pub eval_questions: QuestionSet,
+    /// The encoder folder.
+    pub encoder_folder: PathBuf,
+    /// The vectors that the base encoder searches.
+    pub base: Fingerprint,
+    /// The most tokens of a prompt.
+    pub max_prompt_tokens: usize,
+    /// The index's writer lock, held when passages move.
+    pub lock: Option<WriterLock>,
+}
+
+impl Session {
+    /// Loads everything a run needs and refuses what cannot work before any work is done.
+    pub fn prepare(config: &TrainConfig, stages: &[Stage], ledger: &Ledger) -> Result<Self> {
+        let _activity = ledger.activity(Activity::Setup);
+        let _span = ledger.span(Phase::Load);
+        let device = crate::config::device(&config.device)?;
+        let corpus = Corpus::open(&config.index)?;
+        let questions = read_questions(&config.questions, &corpus)?;
+        let eval_questions = read_questions(&config.eval_questions, &corpus)?;
+        refuse_shared(&questions, &eval_questions)?;
+        check_labels(&questions, config, stages)?;
+        if config.top_k > corpus.len() {
+            return Err(Error::new(format!("`--top-k {}` is more than the {} passages of the corpus", config.top_k, corpus.len()))
+                .hint(format!("choose at most `--top-k {}`", corpus.len())));
+        }
+        let lock = match stages.iter().any(|stage| stage.trains.passages) {
+            true => Some(corpus.lock(&format!("ragtune train --out {}", config.out.display()))?),
+            false => None,
+        };
+        let encoder_folder = match &config.encoder {
+            Some(folder) => folder.clone(),
+            None => encoder_of(&corpus)?,
+        };
+        let encoder = Encoder::load(&encoder_folder, &device)?;
+        let (generation, base) = searched_by(&corpus, &encoder, &encoder_folder)?;
+        let mut generator = Generator::load(&config.generator, &device)?;
+        if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
+            let lora = LoraConfig { rank, alpha: config.lora_alpha, targets: config.lora_targets.clone(), ..LoraConfig::default() };
+            generator.add_lora(&lora, config.seed)?;
+        }
+        let template = PromptTemplate::of_generator(&config.generator)?;
+        let max_prompt_tokens =
+            prompt_limit(&generator, config.max_prompt_tokens.unwrap_or(template.max_prompt_tokens), config.max_answer_tokens)?;
+        let special = generator.special();
+        let prompt = Prompt::new(template, special.bos, special.eos.first().copied())?;
+        let search = if config.exact { Search::Exact } else { Search::Graph { ef: config.ef } };
+        let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search };
+        Ok(Self { pipeline, questions, eval_questions, encoder_folder, base, max_prompt_tokens, lock })
+    }
+}
+
+impl Session {
+    /// The record of a run that begins.
+    pub fn record(&self, config: &TrainConfig) -> Result<RunRecord> {
+        let mut record = RunRecord::new(&config.strategy, config.seed);
+        let pipeline = &self.pipeline;
+        record.commit = option_env!("RAGTUNE_COMMIT").map(str::to_owned);
+        record.command = std::env::args().collect();
+        record.config = serde_json::to_value(config)?;
+        record.source = config.strategy()?.source.to_owned();
+        record.steps_total = config.steps * config.stages()?.len() as u64;
+        record.data = DataRecord {
+            corpus: DataFile {
+                path: pipeline.corpus.source().name.clone(),
+                hash: pipeline.corpus.source().blake3.clone(),
+                count: pipeline.corpus.len() as u64,
+            },
+            questions: Some(data_file(&self.questions)),
+            eval_questions: data_file(&self.eval_questions),
+        };
+        record.index = IndexRecord {
+            dir: config.index.display().to_string(),
+            base_generation: pipeline.generation.number(),
+            final_generation: pipeline.generation.number(),
+            fingerprint: pipeline.generation.fingerprint().id(),
+        };
+        record.models = vec![
+            model_record("encoder", &self.encoder_folder, pipeline.encoder.params())?,
+            model_record("generator", &config.generator, pipeline.generator.params())?,
+        ];
+        record.prompt_template = serde_json::to_string(&pipeline.prompt.template)?;
+        record.reader_mode = config.reader.name().to_owned();
+        record.top_k = config.top_k as u64;
+        record.recall_definition = "recall@k: share of a question's gold passage ids among its k nearest; answer \
+             recall@k: an accepted answer occurs, normalised, in title or text of one of them"
+            .to_owned();
+        Ok(record)
+    }
+
+    /// The record of a run that goes on; refused when models or data are not what it began with.
+    pub fn check_unchanged(&self, record: RunRecord) -> Result<RunRecord> {
+        let config: TrainConfig = serde_json::from_value(record.config.clone())?;
+        let now = self.record(&config)?;
+        let changed = |what: &str, was: &str, is: &str| {
+            Error::new(format!("the {what} changed since the run began: it was `{was}`, now it is `{is}`"))
+                .hint("put the old one back, or begin a new run with another `--out`")
+        };
+        for (was, is) in record.models.iter().zip(&now.models) {
+            if was.fingerprint != is.fingerprint {
+                return Err(changed(&was.role, &was.fingerprint, &is.fingerprint));
+            }
+        }
+        let files = [
+            ("corpus", &record.data.corpus, &now.data.corpus),
+            ("set of evaluation questions", &record.data.eval_questions, &now.data.eval_questions),
+        ];
+        for (what, was, is) in files {
+            if was.hash != is.hash {
+                return Err(changed(what, &was.hash, &is.hash));
+            }
+        }
+        if let (Some(was), Some(is)) = (&record.data.questions, &now.data.questions)
+            && was.hash != is.hash
+        {
+            return Err(changed("set of training questions", &was.hash, &is.hash));
+        }
+        Ok(record)
+    }
+
+    /// The trainer of a run, at its beginning or at a checkpoint.
+    pub fn trainer<'a>(
+        mut self,
+        config: &'a TrainConfig,
+        run: &'a RunFolder,
+        stages: &[Stage],
+        ledger: &'a Ledger,
+        found: Option<(PathBuf, State)>,
+    ) -> Result<Trainer<'a>> {
+        let _activity = ledger.activity(Activity::Setup);
+        let _span = ledger.span(Phase::Load);
+        let embed_settings =
+            EmbedSettings { batch_tokens: config.batch_tokens, graph: graph_params(&self.pipeline.generation) };
+        let (mut encoder_optimizer, mut generator_optimizer) = (AdamW::new(adamw(config))?, AdamW::new(adamw(config))?);
+        let state = match found {
+            None => State::at_start(self.pipeline.generation.number()),
+            Some((folder, state)) => {
+                let trains = stages.get(state.stage).map(|stage| stage.trains).unwrap_or_default();
+                if trains.encoder() {
+                    restore(&folder, "encoder", self.pipeline.encoder.params(), &mut encoder_optimizer)?;
+                }
+                if trains.generator {
+                    restore(&folder, "generator", self.pipeline.generator.params(), &mut generator_optimizer)?;
+                }
+                if state.generation != self.pipeline.generation.number() {
+                    self.pipeline.generation = self.pipeline.corpus.generation(state.generation)?;
+                }
+                state
+            }
+        };
+        Ok(Trainer {
+            config,
+            step_settings: StepSettings {
+                top_k: config.top_k,
+                max_prompt_tokens: self.max_prompt_tokens,
+                max_answer_tokens: config.max_answer_tokens,
+            },
+            evaluate_settings: EvaluateSettings {
+                top_k: config.top_k,
+                answer: AnswerSettings {
+                    reader: config.reader,
+                    temperature: config.temperature,
+                    max_prompt_tokens: self.max_prompt_tokens,
+                    max_answer_tokens: config.max_answer_tokens,
+                },
+                limit: config.eval_limit,
+                sequences: EVALUATION_SEQUENCES,
+            },
+            embed_settings,
+            pipeline: self.pipeline,
+            questions: self.questions,
+            eval_questions: self.eval_questions,
+            run,
+            lock: self.lock,
+            ledger,
+            state,
+            encoder_optimizer,
+            generator_optimizer,
+        })
+    }
+}
+
+/// Sequences decoded at a time in evaluations.
+pub const EVALUATION_SEQUENCES: usize = 40;
+
+fn data_file(set: &QuestionSet) -> DataFile {
+    DataFile { path: set.path.display().to_string(), hash: set.hash.clone(), count: set.questions.len() as u64 }
+}
+
+fn model_record(role: &str, folder: &Path, params: &Params) -> Result<ModelRecord> {
+    Ok(ModelRecord {
+        role: role.to_owned(),
+        name: folder.display().to_string(),
+        parameters: params.count() as u64,
+        trained_parameters: 0,
+        fingerprint: params.digest()?,
+        final_fingerprint: None,
+    })
+}
+
+/// Reads a question set and refuses it when it names a gold passage that the corpus lacks.
+pub fn read_questions(path: &Path, corpus: &Corpus) -> Result<QuestionSet> {
+    let set = questions::read(path)?;
+    corpus.ids()?;
+    data::validate_gold(&set, |id| matches!(corpus.ordinal(id), Ok(Some(_))))?;
+    Ok(set)
+}
+
+/// The prompt limit, refused where prompt and answer together do not fit the generator's positions.
+pub fn prompt_limit(generator: &Generator, prompt: usize, answer: usize) -> Result<usize> {
+    // One more for the end-of-sequence token.
+    let needed = prompt + answer + 1;
+    if needed > generator.max_positions() {
+        return Err(Error::new(format!(
+            "prompts of {prompt} tokens and answers of {answer} need {needed} positions, the generator has {}",
+            generator.max_positions()
+        ))
+        .hint(format!(
+            "choose `--max-prompt-tokens {}` or fewer",
+            generator.max_positions().saturating_sub(answer + 1)
+        )));
+    }
+    Ok(prompt)
+}
+
+fn refuse_shared(questions: &QuestionSet, eval_questions: &QuestionSet) -> Result<()> {
+    let training: std::collections::HashSet<&str> = questions.questions.iter().map(|q| q.id.as_str()).collect();
+    let shared: Vec<&str> =
+        eval_questions.questions.iter().map(|q| q.id.as_str()).filter(|id| training.contains(id)).collect();
+    match shared.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::new(format!(
+            "{} evaluation questions are also training questions, the first is `{first}`",
+            shared.len()
+        ))
+        .hint("give a held-out set as `--eval-questions`; a score on training questions says nothing")),
+    }
+}
+
+fn check_labels(questions: &QuestionSet, config: &TrainConfig, stages: &[Stage]) -> Result<()> {
+    let without_gold = questions.without_gold();
+    if without_gold > 0 && stages.iter().any(|stage| stage.needs_gold) {
+        return Err(Error::new(format!(
+            "`--strategy {}` needs a gold passage for every question; {without_gold} of {} in `{}` have none",
+            config.strategy,
+            questions.questions.len(),
+            config.questions.display()
+        ))
+        .hint("use `--strategy generator` or `--strategy joint`, which learn from answers alone"));
+    }
+    let without_answers = questions.without_answers();
+    if without_answers > 0 && stages.iter().any(|stage| !stage.needs_gold) {
+        return Err(Error::new(format!(
+            "`--strategy {}` learns from answers; {without_answers} of {} questions in `{}` have none",
+            config.strategy,
+            questions.questions.len(),
+            config.questions.display()
+        ))
+        .hint("remove those questions, or use `--strategy embedder`, which learns from gold passages alone"));
+    }
+    Ok(())
+}
+
+/// The graph settings a refresh uses: those of the generation the run began with.
+pub fn graph_params(generation: &Generation) -> GraphParams {
+    let defaults = GraphParams::default();
+    match generation.graph() {
+        Some(graph) => GraphParams { links: graph.links, ef_construction: graph.ef_construction, ..defaults },
+        None => defaults,
+    }
+}
+
+/// What a refresh did and took, from the ledger before and after it.
+pub fn refresh_record(step: u64, embedded: &Embedded, before: &LedgerRecord, after: &LedgerRecord) -> RefreshRecord {
+    let bytes = |record: &LedgerRecord| record.activity(Activity::Refresh).counts.bytes;
+    RefreshRecord {
+        step,
+        generation: embedded.generation.number(),
+        passages: embedded.passages,
+        seconds: seconds_between(before, after, Activity::Refresh),
+        bytes: bytes(after).saturating_sub(bytes(before)),
+        ..RefreshRecord::default()
+    }
+}
+
+/// Gives up this run's protection of all generations but those still needed.
+pub fn release_generations(corpus: &Corpus, lock: &WriterLock, owner: &str, needed: &[u32]) -> Result<()> {
+    for info in corpus.generations()? {
+        if info.protected_by.iter().any(|by| by == owner) && !needed.contains(&info.number) {
+            corpus.unprotect(lock, info.number, owner)?;
+        }
+    }
+    Ok(())
+}
