@@ -250,21 +250,24 @@ fn at_least_one(flag: &str, value: usize) -> Result<()> {
     if value >= 1 {
         return Ok(());
     }
-    Err(Error::new(format!("`{flag} {value}` is too small; expected at least 1")).hint(format!("for instance `{flag} 8`")))
+    Err(Error::new(format!("`{flag} {value}` is too small; expected at least 1"))
+        .hint(format!("for instance `{flag} 8`")))
 }
 
 fn positive(flag: &str, value: f64) -> Result<()> {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }
-    Err(Error::new(format!("`{flag} {value}` is not a positive number")).hint(format!("leave `{flag}` out for the default")))
+    Err(Error::new(format!("`{flag} {value}` is not a positive number"))
+        .hint(format!("leave `{flag}` out for the default")))
 }
 
 fn not_negative(flag: &str, value: f64) -> Result<()> {
     if value >= 0.0 && value.is_finite() {
         return Ok(());
     }
-    Err(Error::new(format!("`{flag} {value}` is negative or not a number")).hint(format!("leave `{flag}` out for the default")))
+    Err(Error::new(format!("`{flag} {value}` is negative or not a number"))
+        .hint(format!("leave `{flag}` out for the default")))
 }
 
 #[cfg(test)]
@@ -314,11 +317,13 @@ mod tests {
         assert!(refused(|a| a.lora_rank = Some(0)).to_string().contains("--lora-rank 0"));
         assert!(refused(|a| a.device = Some("cuda".into())).to_string().contains("`cuda`"));
         assert!(refused(|a| a.schedule = Some("wavy".into())).find_hint().is_some());
-        assert!(refused(|a| {
-            a.strategy = Some("generator".into());
-            a.train_passages = Some(true);
-        })
-        .to_string()
-        .contains("contradicts"));
+        assert!(
+            refused(|a| {
+                a.strategy = Some("generator".into());
+                a.train_passages = Some(true);
+            })
+            .to_string()
+            .contains("contradicts")
+        );
     }
 }

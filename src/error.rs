@@ -45,7 +45,6 @@ impl Error {
             if let Some(inner) = error.downcast_ref::<Error>() {
                 return inner.find_hint();
             }
-            #[cfg(not(no_index))]
             if let Some(inner) = error.downcast_ref::<ragtune_index::Error>() {
                 return inner.hint();
             }
@@ -85,7 +84,6 @@ impl From<serde_json::Error> for Error {
     }
 }
 
-#[cfg(not(no_index))]
 impl From<ragtune_index::Error> for Error {
     fn from(source: ragtune_index::Error) -> Self {
         let hint = source.hint();

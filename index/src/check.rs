@@ -11,7 +11,7 @@ use crate::generation::{load_vectors, read_graph};
 use crate::journal;
 use crate::manifest::{CURRENT, GENERATIONS, GRAPH, UNFINISHED, sidecar_name, sidecars};
 use crate::sealed;
-use crate::survey::Known;
+use crate::survey::{self, Known};
 use crate::table::DATASET;
 
 /// How bad a defect is.
@@ -99,6 +99,14 @@ pub(crate) fn leftover_files(corpus: &Corpus, known: &[Known], spared: &BTreeSet
         }
     }
     let table = corpus.table().latest()?;
+    for version in survey::removed_in_part(&table)? {
+        let what = "an old generation that a killed process had begun to remove";
+        found.push(defect(DefectKind::Leftover, format!("{DATASET} (version {version})"), what, BY_MEND));
+    }
+    let mut add = |path: &Path, what: &str| {
+        let file = path.strip_prefix(corpus.dir()).unwrap_or(path).display().to_string();
+        found.push(defect(DefectKind::Leftover, file, what, BY_MEND));
+    };
     for path in table.unreferenced()?.iter().filter(|path| !spared.contains(name(path))) {
         add(path, "a data file that belongs to no generation");
     }
@@ -115,7 +123,12 @@ pub(crate) fn resumable(corpus: &Corpus) -> Result<BTreeSet<String>> {
     match entries.header {
         Some(header) if header.uuid == corpus.uuid() && header.read_version == table.version() => {
             let data = table.data_dir();
-            Ok(entries.staged.into_iter().filter(|staged| journal::intact(staged, &data)).map(|staged| staged.file).collect())
+            Ok(entries
+                .staged
+                .into_iter()
+                .filter(|staged| journal::intact(staged, &data))
+                .map(|staged| staged.file)
+                .collect())
         }
         _ => Ok(BTreeSet::new()),
     }

@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use ragtune_nearest::GraphParams;
+
 use crate::create::{self, CreateOptions, FORMAT_KEY, SOURCE_KEY, UUID_KEY};
 use crate::durable::{name, sync_dir};
 use crate::error::{Cause, Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generation::Generation;
-use crate::graph::GraphParams;
 use crate::lock::WriterLock;
 use crate::mend;
 use crate::passage::{Fragment, Passage, Source};
@@ -55,7 +56,7 @@ impl Corpus {
         passages: impl Iterator<Item = Result<Passage, E>>,
         options: &CreateOptions,
     ) -> Result<Corpus> {
-        create::create(dir, source, passages, options)
+        create::create(dir, source, &mut passages.map(|passage| passage.map_err(Into::into)), options)
     }
 
     /// Opens an index. Needs no lock, and sees what is newest at each call of [`current`](Self::current) and the like.
@@ -299,4 +300,44 @@ fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
         ));
     }
     Ok(notices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(dir: &Path) -> Corpus {
+        let source = Source { name: "c".into(), blake3: "0".into() };
+        let passage = Passage { id: "1".into(), title: String::new(), text: "t".into() };
+        let passages = std::iter::once(Ok::<_, Error>(passage));
+        Corpus::create(dir, &source, passages, &CreateOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn a_dataset_of_a_newer_program_or_of_another_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let corpus = create(dir.path());
+        corpus.table().configure(vec![(FORMAT_KEY.into(), Some("7".into()))]).unwrap();
+        let error = Corpus::open(dir.path()).unwrap_err();
+        assert!(matches!(&error, Error::Format { found, .. } if found == "7"), "{error}");
+        assert!(error.hint().unwrap().contains("newer"));
+        corpus.table().latest().unwrap().configure(vec![(FORMAT_KEY.into(), None)]).unwrap();
+        let error = Corpus::open(dir.path()).unwrap_err();
+        assert!(matches!(error, Error::NoIndex { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_generation_without_its_fingerprint_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let corpus = create(dir.path());
+        let by = Fingerprint::new([("weights".to_string(), "x".to_string())].into());
+        let lock = corpus.lock("a test").unwrap();
+        let mut writer = corpus.begin(&lock, &by, 1).unwrap();
+        writer.write(&corpus.fragments()[0], &[1.0]).unwrap();
+        writer.commit(&GraphParams::default(), &mut |_| {}).unwrap();
+        let newest = corpus.table().latest().unwrap();
+        newest.configure(vec![(survey::fingerprint_key(1), None)]).unwrap();
+        let error = corpus.current().unwrap_err();
+        assert!(error.to_string().contains("what embedded generation 1"), "{error}");
+    }
 }

@@ -52,11 +52,12 @@ pub(crate) struct Texts {
     pub(crate) files: Vec<TextFile>,
 }
 
-/// See [`Corpus::create`].
-pub(crate) fn create<E: Into<Cause>>(
+/// See [`Corpus::create`]. The passages come as a trait object, so that callers with their own iterators do not each compile
+/// the storage library's writer again.
+pub(crate) fn create(
     dir: &Path,
     source: &Source,
-    passages: impl Iterator<Item = Result<Passage, E>>,
+    passages: &mut dyn Iterator<Item = Result<Passage, Cause>>,
     options: &CreateOptions,
 ) -> Result<Corpus> {
     if !(1..=1_000_000).contains(&options.rows_per_fragment) {
@@ -78,7 +79,7 @@ pub(crate) fn create<E: Into<Cause>>(
         return Err(Error::Empty { name: source.name.clone() });
     }
     let making = dir.join(format!("{CREATING}{}", std::process::id()));
-    let written = write(&dir, &making, source, passages, options);
+    let written = write(&dir, &making, source, &mut passages, options);
     // A failure takes its directory with it where it can; the next creator does so where it cannot.
     let removed = remove(&making);
     written?;
@@ -96,7 +97,7 @@ fn write(
     dir: &Path,
     making: &Path,
     source: &Source,
-    passages: impl Iterator<Item = Result<Passage>>,
+    passages: &mut dyn Iterator<Item = Result<Passage>>,
     options: &CreateOptions,
 ) -> Result<()> {
     std::fs::create_dir_all(making).map_err(Error::io("creating", making))?;
@@ -130,12 +131,10 @@ pub(crate) fn text_files(table: &Table, files: Vec<String>) -> Result<Vec<TextFi
 }
 
 /// The passages with their ids checked: 16 bytes are remembered for each.
-fn checked<E: Into<Cause>>(
-    passages: impl Iterator<Item = Result<Passage, E>>,
-) -> impl Iterator<Item = Result<Passage>> {
+fn checked(passages: &mut dyn Iterator<Item = Result<Passage, Cause>>) -> impl Iterator<Item = Result<Passage>> {
     let mut seen: HashSet<[u8; 16]> = HashSet::new();
     passages.zip(1u64..).map(move |(passage, at)| {
-        let passage = passage.map_err(|error| Error::Passages(error.into()))?;
+        let passage = passage.map_err(Error::Passages)?;
         if passage.id.trim().is_empty() {
             return Err(Error::BadId { at, what: "has an empty id".into() });
         }

@@ -106,8 +106,8 @@ mod tests {
         write_atomic(&path, b"one").unwrap();
         write_atomic(&path, b"two!").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two!");
-        assert_eq!(entries(dir.path()).unwrap(), [path.clone()]);
         assert_eq!(digest(&path).unwrap(), (4, blake3::hash(b"two!").to_hex().to_string()));
+        assert_eq!(entries(dir.path()).unwrap(), [path]);
     }
 
     #[test]

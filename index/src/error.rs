@@ -3,6 +3,12 @@
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
+impl From<ragtune_nearest::Refused> for Error {
+    fn from(refused: ragtune_nearest::Refused) -> Self {
+        Error::Setting { name: refused.name, value: refused.value, expected: refused.expected }
+    }
+}
+
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -182,10 +188,9 @@ impl Error {
             return Some("the disk is full: free some space and run the same command again; nothing was lost".into());
         }
         Some(match self {
-            Error::NoIndex { dir, .. } => format!(
-                "build one: `ragtune index build --corpus FILE --encoder DIR --out {}`",
-                dir.display()
-            ),
+            Error::NoIndex { dir, .. } => {
+                format!("build one: `ragtune index build --corpus FILE --encoder DIR --out {}`", dir.display())
+            }
             Error::Exists { dir } => {
                 format!("name another directory, or remove this one first: `rm -r {}`", dir.display())
             }
@@ -193,20 +198,16 @@ impl Error {
             Error::Empty { .. } => "look at it with `ragtune data check FILE`".into(),
             Error::BadId { .. } => "give every passage its own id; `ragtune data check FILE` lists them".into(),
             Error::Locked { .. } => "wait until it has finished, or stop that process".into(),
-            Error::WrongEncoder { .. } => {
-                "name the encoder that built the index, or embed the corpus with this one: \
+            Error::WrongEncoder { .. } => "name the encoder that built the index, or embed the corpus with this one: \
                  `ragtune index build --corpus FILE --encoder DIR --out NEW`"
-                    .into()
-            }
+                .into(),
             Error::Dimension { .. } => {
                 "an index holds vectors of one dimension: build another index for another encoder".into()
             }
             Error::TooMany { len, .. } => format!("ask for at most {len}: `--top-k {len}`"),
-            Error::BadVector { .. } => {
-                "the encoder's weights may hold NaN or its normalisation may be off; \
+            Error::BadVector { .. } => "the encoder's weights may hold NaN or its normalisation may be off; \
                  vectors must be finite and of length one"
-                    .into()
-            }
+                .into(),
             Error::NoGeneration { .. } => "`ragtune index stats --index DIR` lists them".into(),
             Error::Corrupt { .. } | Error::Storage { .. } => {
                 "`ragtune index check --index DIR` says what is damaged and how to mend it".into()

@@ -6,14 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ragtune_nearest::{FlatGraph, Hit, decode, dot, search};
 use rayon::prelude::*;
 
-use crate::adjacency::FlatGraph;
 use crate::durable::{name, write_atomic};
 use crate::error::{Error, Result};
-use crate::exact::{self, Hit};
 use crate::fingerprint::Fingerprint;
-use crate::graph_file;
 use crate::manifest::{GRAPH, GraphInfo};
 use crate::survey::Known;
 
@@ -71,11 +69,7 @@ impl Generation {
     }
 
     /// A generation of parts that are already in memory and known to agree.
-    pub(crate) fn assemble(
-        known: &Known,
-        vectors: Vec<f32>,
-        graph: Result<(FlatGraph, GraphInfo), String>,
-    ) -> Self {
+    pub(crate) fn assemble(known: &Known, vectors: Vec<f32>, graph: Result<(FlatGraph, GraphInfo), String>) -> Self {
         let shared = Shared {
             number: known.number,
             dim: known.dim,
@@ -162,19 +156,24 @@ impl Generation {
         }
         if !questions.len().is_multiple_of(*dim) {
             let what = format!("the questions' vectors are not whole rows of {dim} values");
-            return Err(Error::Dimension { what, given: questions.len(), expected: questions.len().next_multiple_of(*dim) });
+            return Err(Error::Dimension {
+                what,
+                given: questions.len(),
+                expected: questions.len().next_multiple_of(*dim),
+            });
         }
         if let Some(at) = questions.iter().position(|value| !value.is_finite()) {
-            let what = format!("the vector of question {} holds `{}`, a finite number was expected", at / dim, questions[at]);
+            let what =
+                format!("the vector of question {} holds `{}`, a finite number was expected", at / dim, questions[at]);
             return Err(Error::BadVector { what });
         }
         let (Ok((graph, _)), Search::Graph { ef }) = (graph, how) else {
-            return Ok(exact::search(vectors, *dim, questions, k));
+            return Ok(search(vectors, *dim, questions, k));
         };
         let found = questions.par_chunks_exact(*dim).map(|question| {
             let hits = graph.search(vectors, *dim, question, k, ef);
             // Every passage can be reached, so a beam of at least k finds k. Should it not, exact search still does.
-            if hits.len() < k { exact::search(vectors, *dim, question, k).remove(0) } else { hits }
+            if hits.len() < k { search(vectors, *dim, question, k).remove(0) } else { hits }
         });
         Ok(found.collect())
     }
@@ -221,9 +220,8 @@ pub(crate) const NOTE_PREFIX: &str = "note-";
 pub(crate) fn load_vectors(known: &Known, len: usize) -> Result<Vec<f32>> {
     let vectors = known.table.vectors(len, known.dim)?;
     let bad = vectors.par_chunks_exact(known.dim).position_first(|vector| {
-        let squared = crate::distance::dot(vector, vector);
-        // Written so that NaN is bad.
-        !((squared - 1.0).abs() <= 2.0 * LENGTH_TOLERANCE)
+        let squared = dot(vector, vector);
+        !squared.is_finite() || (squared - 1.0).abs() > 2.0 * LENGTH_TOLERANCE
     });
     match bad {
         None => Ok(vectors),
@@ -242,7 +240,7 @@ fn load_graph(known: &Known, len: usize, blake3: &str) -> Result<FlatGraph, Stri
 /// The graph in a sidecar, verified against the manifest's checksum.
 pub(crate) fn read_graph(sidecar: &Path, len: usize, blake3: &str) -> Result<FlatGraph, String> {
     let bytes = fs::read(sidecar.join(GRAPH)).map_err(|error| format!("it cannot be read: {error}"))?;
-    let graph = graph_file::decode(&bytes, len)?;
+    let graph = decode(&bytes, len)?;
     if blake3::hash(&bytes).to_hex().as_str() != blake3 {
         return Err("it is another graph than the manifest describes".into());
     }

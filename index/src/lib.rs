@@ -6,8 +6,8 @@
 //! [`Generation::graph_defect`] says why. `FORMAT.md` describes every file, the order of the writes and what a crash can leave.
 //!
 //! Absences that callers may rely on: this crate never prints, never reads a clock, starts no process, names no model, and
-//! neither Lance, Arrow, hnsw_rs nor `async` appears in its signatures. Only `table` names Lance and Arrow; only `graph` names
-//! hnsw_rs.
+//! neither Lance, Arrow, hnsw_rs nor `async` appears in its signatures. Only `table` names Lance and Arrow. What computes -
+//! the inner product, exact search, the graph and hnsw_rs that builds it - is the crate `ragtune-nearest` beside this one.
 //!
 //! ```no_run
 //! # use ragtune_index::*; use std::{collections::BTreeMap, path::Path};
@@ -27,18 +27,13 @@
 //! # Ok(()) }
 //! ```
 
-mod adjacency;
 mod check;
 mod corpus;
 mod create;
-mod distance;
 mod durable;
 mod error;
-mod exact;
 mod fingerprint;
 mod generation;
-mod graph;
-mod graph_file;
 mod journal;
 mod lock;
 mod manifest;
@@ -55,14 +50,13 @@ pub use check::{Defect, DefectKind, check};
 pub use corpus::Corpus;
 pub use create::CreateOptions;
 pub use error::{Error, Result};
-pub use exact::Hit;
 pub use fingerprint::Fingerprint;
 pub use generation::{Generation, Search, Trust};
-pub use graph::GraphParams;
 pub use lock::WriterLock;
 pub use manifest::GraphInfo;
 pub use passage::{Fragment, Passage, Source};
 pub use publish::CommitStage;
+pub use ragtune_nearest::{GraphParams, Hit};
 pub use stats::Stats;
 pub use survey::GenerationInfo;
 pub use writer::GenerationWriter;

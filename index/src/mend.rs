@@ -1,22 +1,19 @@
 //! Repairing what can be derived again, and removing what killed processes left.
 
+use ragtune_nearest::GraphParams;
+
 use crate::check::{leftover_files, resumable};
 use crate::corpus::{Corpus, DAMAGED};
 use crate::create::{TEXTS, Texts, text_files};
 use crate::durable::remove;
 use crate::error::Result;
 use crate::generation::Generation;
-use crate::graph::GraphParams;
 use crate::journal;
 use crate::publish::{CommitStage, publish, retire};
 use crate::sealed;
 
 /// See [`Corpus::mend`]; the caller holds the lock.
-pub(crate) fn mend(
-    corpus: &Corpus,
-    graph: &GraphParams,
-    observe: &mut dyn FnMut(CommitStage),
-) -> Result<Vec<String>> {
+pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Vec<String>> {
     let mut done = Vec::new();
     let spared = resumable(corpus)?;
     for known in corpus.survey()? {
@@ -31,6 +28,7 @@ pub(crate) fn mend(
         done.push("removed the journal of a generation that cannot be taken up again".into());
     }
     for left in leftover_files(corpus, &corpus.survey()?, &spared)? {
+        // A half-removed version is no file; retiring below removes it.
         remove(&corpus.dir().join(&left.file))?;
         done.push(format!("removed `{}`: {}", left.file, left.what));
     }

@@ -3,15 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use rayon::prelude::*;
+use ragtune_nearest::{GraphParams, build, encode, recall};
 
-use crate::adjacency::FlatGraph;
 use crate::durable::{digest, entries, name, remove, sync_dir, sync_tree, write_synced};
 use crate::error::{Error, Result};
-use crate::exact;
 use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
-use crate::graph::{self, GraphParams};
-use crate::graph_file;
 use crate::manifest::{
     GENERATIONS, GRAPH, GraphInfo, MANIFEST, Manifest, UNFINISHED, VectorFile, point_at, sidecar_name, sidecars,
 };
@@ -33,9 +29,6 @@ pub enum CommitStage {
     Publish,
 }
 
-/// Neighbours that the recall is measured on.
-const RECALL_AT: usize = 10;
-
 /// Builds and publishes the sidecar of a committed generation, replacing a damaged one and keeping its notes. Durable on
 /// return; a crash before leaves the generation without a graph, which `mend` repairs.
 pub(crate) fn publish(
@@ -49,9 +42,9 @@ pub(crate) fn publish(
     observe(CommitStage::Graph);
     let len = fragments.iter().map(|fragment| fragment.rows as usize).sum();
     let vectors = load_vectors(known, len)?;
-    let built = graph::build(&vectors, known.dim, params)?;
+    let built = build(&vectors, known.dim, params)?;
     observe(CommitStage::Probe);
-    let (recall_at_10, probes) = recall(&built.graph, &vectors, known.dim, params);
+    let (recall_at_10, probes) = recall(&built.graph, &vectors, known.dim, params.probes, params.ef);
     observe(CommitStage::Publish);
 
     let generations = dir.join(GENERATIONS);
@@ -60,7 +53,7 @@ pub(crate) fn publish(
     let sidecar = generations.join(&final_name);
     remove(&unfinished)?;
     std::fs::create_dir_all(&unfinished).map_err(Error::io("creating", &unfinished))?;
-    let bytes = graph_file::encode(&built.graph);
+    let bytes = encode(&built.graph);
     write_synced(&unfinished.join(GRAPH), &bytes)?;
     let info = GraphInfo {
         recall_at_10,
@@ -124,37 +117,6 @@ pub(crate) fn retire(dir: &Path, uuid: &str, table: &Table, spare: &BTreeSet<Str
     }
     let versions = kept.iter().map(|known| known.table.version()).collect();
     table.retain(&versions, spare)
-}
-
-/// Share of the nearest other passages that the graph finds, mean over stored vectors taken at equal distances in the
-/// corpus, and how many those were. A passage as near as the last of the exact ones counts as found.
-fn recall(graph: &FlatGraph, vectors: &[f32], dim: usize, params: &GraphParams) -> (f32, usize) {
-    let n = vectors.len() / dim;
-    let probes = params.probes.clamp(1, n);
-    // The probe itself is its own nearest: one more is asked for, and it is not counted.
-    let k = (RECALL_AT + 1).min(n);
-    if k < 2 {
-        return (1.0, probes);
-    }
-    let ordinals: Vec<usize> = (0..probes).map(|probe| probe * n / probes).collect();
-    let shares: Vec<f64> = ordinals
-        .par_iter()
-        .map(|ordinal| {
-            let question = &vectors[ordinal * dim..(ordinal + 1) * dim];
-            let others = |hits: Vec<exact::Hit>| {
-                let mut hits: Vec<_> = hits.into_iter().filter(|hit| hit.ordinal as usize != *ordinal).collect();
-                hits.truncate(k - 1);
-                hits
-            };
-            let truth = exact::search(vectors, dim, question, k).into_iter().flatten().collect();
-            let truth = others(truth);
-            let found = others(graph.search(vectors, dim, question, k, params.ef));
-            let worst = truth.last().map_or(f32::NEG_INFINITY, |hit| hit.score);
-            found.iter().filter(|hit| hit.score >= worst).count() as f64 / truth.len() as f64
-        })
-        .collect();
-    // Summed in order, so that the number does not depend on the number of threads.
-    ((shares.iter().sum::<f64>() / probes as f64) as f32, probes)
 }
 
 fn vector_files(known: &Known, fragments: &[Fragment]) -> Result<Vec<VectorFile>> {

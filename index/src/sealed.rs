@@ -23,8 +23,8 @@ pub(crate) fn seal(content: &impl Serialize) -> Result<Vec<u8>> {
         fields.insert("format".into(), FORMAT.into());
     }
     let blake3 = checksum(&content);
-    let mut text = serde_json::to_vec_pretty(&serde_json::json!({ "blake3": blake3, "content": content }))
-        .map_err(failed())?;
+    let mut text =
+        serde_json::to_vec_pretty(&serde_json::json!({ "blake3": blake3, "content": content })).map_err(failed())?;
     text.push(b'\n');
     Ok(text)
 }
@@ -43,7 +43,8 @@ pub(crate) fn write_new(path: &Path, content: &impl Serialize) -> Result<()> {
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path).map_err(Error::io("reading", path))?;
     let damaged = |what: String| Error::corrupt(path, what);
-    let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("it is no JSON: {error}")))?;
+    let mut value: Value =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(format!("it is no JSON: {error}")))?;
     let content = value.get_mut("content").map(Value::take).unwrap_or_default();
     if value.get("blake3").and_then(Value::as_str) != Some(&checksum(&content)) {
         return Err(damaged("its checksum does not match its content".into()));

@@ -50,7 +50,15 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
     }
     let other_bytes = bytes(corpus.dir())? - text_bytes - vector_bytes - graph_bytes;
     let dim = known.last().map(|known| known.dim);
-    Ok(Stats { passages: corpus.len(), dim, generations: known.len(), text_bytes, vector_bytes, graph_bytes, other_bytes })
+    Ok(Stats {
+        passages: corpus.len(),
+        dim,
+        generations: known.len(),
+        text_bytes,
+        vector_bytes,
+        graph_bytes,
+        other_bytes,
+    })
 }
 
 /// Length of a file, or of all files below a directory.

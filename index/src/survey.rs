@@ -75,12 +75,40 @@ pub(crate) fn all(dir: &Path, uuid: &str, table: &Table) -> Result<Vec<Known>> {
             Err(error) => return Err(error),
         };
         let Some(files) = at.vector_files()? else { continue };
+        if half_removed(table, &at, &files)? {
+            continue;
+        }
         if !found.iter().any(|known| known.files == files) {
             found.push(look(dir, uuid, &at, files)?);
         }
     }
     found.sort_by_key(|known| known.number);
     Ok(found)
+}
+
+/// Old versions that a killed writer had begun to remove: the next commit or mending removes the rest.
+pub(crate) fn removed_in_part(table: &Table) -> Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for version in table.versions()? {
+        let at = table.at(version)?;
+        if let Some(files) = at.vector_files()?
+            && half_removed(table, &at, &files)?
+        {
+            found.push(version);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether vector files of a version are gone that nothing needs: not the newest's, and not protected. Lance removes the files
+/// of an old version before its manifest.
+fn half_removed(newest: &Table, at: &Table, files: &[String]) -> Result<bool> {
+    let data = at.data_dir();
+    let gone = files.iter().any(|file| !data.join(file).exists());
+    if !gone || newest.vector_files()?.is_some_and(|needed| needed == files) {
+        return Ok(false);
+    }
+    Ok(newest.tags()?.iter().all(|(_, version)| *version != at.version()))
 }
 
 fn look(dir: &Path, uuid: &str, table: &Table, files: Vec<String>) -> Result<Known> {
@@ -100,13 +128,13 @@ fn look(dir: &Path, uuid: &str, table: &Table, files: Vec<String>) -> Result<Kno
     };
     let kept = table.config().get(&fingerprint_key(number));
     let fingerprint: Option<Fingerprint> = kept.and_then(|kept| serde_json::from_str(kept).ok());
-    let fingerprint = fingerprint.ok_or_else(|| {
-        Error::corrupt(dir, format!("the dataset does not say what embedded generation {number}"))
-    })?;
-    let manifest = manifest.and_then(|manifest| match manifest.fingerprint == fingerprint && manifest.dim as usize == dim {
-        true => Ok(manifest),
-        false => Err("its manifest and the dataset disagree".to_string()),
-    });
+    let fingerprint = fingerprint
+        .ok_or_else(|| Error::corrupt(dir, format!("the dataset does not say what embedded generation {number}")))?;
+    let manifest =
+        manifest.and_then(|manifest| match manifest.fingerprint == fingerprint && manifest.dim as usize == dim {
+            true => Ok(manifest),
+            false => Err("its manifest and the dataset disagree".to_string()),
+        });
     Ok(Known { number, fingerprint, table: table.clone(), files, dim, sidecar, manifest })
 }
 

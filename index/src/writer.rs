@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use ragtune_nearest::{GraphParams, normalize};
+
 use crate::corpus::Corpus;
-use crate::distance::normalize;
 use crate::durable::remove;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generation::Generation;
-use crate::graph::GraphParams;
 use crate::journal::{self, Header, Journal};
 use crate::lock::WriterLock;
 use crate::passage::Fragment;
@@ -54,8 +54,14 @@ impl<'a> GenerationWriter<'a> {
             return Err(Error::Dimension { what, given: dim, expected: present });
         }
         let number = known.last().map_or(1, |newest| newest.number + 1);
-        let mut header =
-            Header { format: FORMAT, uuid: corpus.uuid().into(), number, read_version: table.version(), dim, fingerprint: by.clone() };
+        let mut header = Header {
+            format: FORMAT,
+            uuid: corpus.uuid().into(),
+            number,
+            read_version: table.version(),
+            dim,
+            fingerprint: by.clone(),
+        };
         if let ControlFlow::Break(staged) = resume(corpus, &table, &header)? {
             let journal = Journal::start(corpus.dir(), &header, &staged)?;
             let staged = staged.into_iter().map(|staged| (staged.fragment.id, staged)).collect();

@@ -35,6 +35,8 @@ pub fn describe(config: &TrainConfig) -> Result<String> {
         )),
         _ => text.push_str("; the index has no record of how fast it was built, so their time is unknown"),
     }
-    text.push_str("\n# the time of training steps is not estimated: run a few with `--steps 10` and read the cost table");
+    text.push_str(
+        "\n# the time of training steps is not estimated: run a few with `--steps 10` and read the cost table",
+    );
     Ok(text)
 }

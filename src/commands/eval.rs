@@ -61,8 +61,12 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     let corpus = Corpus::open(&parts.index)?;
     let questions = read_questions(&args.questions, &corpus)?;
     if parts.top_k > corpus.len() {
-        return Err(Error::new(format!("`--top-k {}` is more than the {} passages of the corpus", parts.top_k, corpus.len()))
-            .hint(format!("choose at most `--top-k {}`", corpus.len())));
+        return Err(Error::new(format!(
+            "`--top-k {}` is more than the {} passages of the corpus",
+            parts.top_k,
+            corpus.len()
+        ))
+        .hint(format!("choose at most `--top-k {}`", corpus.len())));
     }
     let encoder_folder = match &parts.encoder {
         Some(folder) => folder.clone(),
@@ -140,7 +144,8 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
                 .hint(format!("finish it first: ragtune train --resume {}", run.display())));
         }
         let trained = |name: &str| Some(run.join(name)).filter(|folder: &PathBuf| folder.is_dir());
-        let base_encoder = record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
+        let base_encoder =
+            record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
         return Ok(Parts {
             encoder: trained("encoder").or(base_encoder),
             generator: trained("generator").unwrap_or(config.generator),
@@ -156,8 +161,9 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         });
     }
     let (Some(index), Some(generator)) = (args.index.clone(), args.generator.clone()) else {
-        return Err(Error::new("nothing to evaluate: neither `--run` nor `--index` with `--generator` is given")
-            .hint("ragtune eval --run RUN --questions FILE, or ragtune eval --index DIR --generator DIR --questions FILE"));
+        return Err(Error::new("nothing to evaluate: neither `--run` nor `--index` with `--generator` is given").hint(
+            "ragtune eval --run RUN --questions FILE, or ragtune eval --index DIR --generator DIR --questions FILE",
+        ));
     };
     Ok(Parts {
         index,
@@ -189,7 +195,10 @@ fn describe(evaluated: &Evaluated) -> String {
         row("answer recall", &summary.answer_recall),
         format!("MRR@10        {}", percent(summary.mrr10)),
         format!("nDCG@10       {}", percent(summary.ndcg10)),
-        format!("reader        {}, top {}, temperature {}", summary.reader_mode, evaluated.top_k, evaluated.temperature),
+        format!(
+            "reader        {}, top {}, temperature {}",
+            summary.reader_mode, evaluated.top_k, evaluated.temperature
+        ),
         format!("shortened     {} of prompts", units::share(evaluated.truncated_prompts)),
         format!("time          {}", units::seconds(evaluated.ledger.wall_seconds)),
     ]

@@ -18,6 +18,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let _activity = ledger.activity(Activity::Setup);
     let device = device(&args.device)?;
+    check_graph(args)?;
     let encoder = ledger.charge(Phase::Load, || Encoder::load(&args.encoder, &device))?;
     let corpus = ledger.charge(Phase::Write, || open_or_create(args))?;
     let lock = corpus.lock(&format!("ragtune index build {}", args.out.display()))?;
@@ -35,13 +36,13 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
             by.id(),
             generation.number()
         );
+        if args.json {
+            print_json(&super::index_stats::gather(&args.out)?)?;
+        }
         return Ok(0);
     }
     let bar = progress("embedding", corpus.len() as u64, "passages");
-    let settings = EmbedSettings {
-        batch_tokens: args.batch_tokens.max(1),
-        graph: graph_params(args),
-    };
+    let settings = EmbedSettings { batch_tokens: args.batch_tokens.max(1), graph: graph_params(args) };
     let embedded = embed_corpus(&encoder, &corpus, &lock, &settings, &ledger, &mut |done| {
         bar.set_position(done);
         if done == corpus.len() as u64 {
@@ -84,6 +85,20 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// Refuses graph settings that the index would refuse, before the corpus is embedded for nothing.
+fn check_graph(args: &IndexBuildArgs) -> Result<()> {
+    for (flag, value, range) in
+        [("--links", args.links, 4..=128), ("--ef-construction", args.ef_construction, 1..=100_000)]
+    {
+        if !range.contains(&value) {
+            let (from, to) = range.into_inner();
+            return Err(Error::new(format!("`{flag} {value}` is out of range, expected a number from {from} to {to}"))
+                .hint(format!("leave `{flag}` out: its default suits most corpora")));
+        }
+    }
+    Ok(())
+}
+
 fn graph_params(args: &IndexBuildArgs) -> GraphParams {
     GraphParams { links: args.links, ef_construction: args.ef_construction, ..GraphParams::default() }
 }
@@ -110,7 +125,14 @@ fn open_or_create(args: &IndexBuildArgs) -> Result<Corpus> {
         }
         return Ok(corpus);
     }
-    Ok(Corpus::create(&args.out, &source, reader, &CreateOptions::default())?)
+    Corpus::create(&args.out, &source, reader, &CreateOptions::default()).map_err(|error| match error {
+        // The reader's own error names file and line and knows the remedy: nothing is said in front of it.
+        ragtune_index::Error::Passages(cause) => match cause.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(other) => Error::new("reading the corpus failed").because(other),
+        },
+        other => other.into(),
+    })
 }
 
 fn short(digest: &str) -> &str {

@@ -21,7 +21,12 @@ struct Found {
 
 pub fn run(args: &IndexSearchArgs) -> Result<u8> {
     if args.query.trim().is_empty() {
-        return Err(Error::new("`--query` is empty").hint("give the text to look for, for instance `--query \"who wrote Hamlet\"`"));
+        return Err(Error::new("`--query` is empty")
+            .hint("give the text to look for, for instance `--query \"who wrote Hamlet\"`"));
+    }
+    if args.top_k == 0 {
+        return Err(Error::new("`--top-k 0` asks for no passage, expected 1 or more")
+            .hint("leave `--top-k` out for the nearest 5"));
     }
     let corpus = Corpus::open(&args.index)?;
     let folder = match &args.encoder {

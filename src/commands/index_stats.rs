@@ -52,7 +52,9 @@ pub fn run(index: &Path, json: bool) -> Result<u8> {
         lines.push(format!("{kind:<12} {}", units::bytes(*bytes)));
     }
     match (&stats.graph_defect, stats.graph_recall_at_10) {
-        (Some(defect), _) => lines.push(format!("graph        unusable: {defect}; searches compare with every passage")),
+        (Some(defect), _) => {
+            lines.push(format!("graph        unusable: {defect}; searches compare with every passage"))
+        }
         (None, Some(recall)) => lines.push(format!(
             "graph        recall@10 {recall:.4} against exact search on {} probes; {} links, ef at construction {}",
             stats.graph_probes.unwrap_or_default(),

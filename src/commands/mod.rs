@@ -51,7 +51,8 @@ fn print_text(text: &str) -> Result<()> {
 /// A progress bar on stderr; nothing is drawn where stderr is no terminal.
 fn progress(what: &str, total: u64, unit: &str) -> ProgressBar {
     let bar = ProgressBar::new(total);
-    let template = format!("{{prefix:>9}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} eta {{eta}} {{msg}}");
+    let template =
+        format!("{{prefix:>9}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} eta {{eta}} {{msg}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }

@@ -14,8 +14,7 @@ struct Row {
 }
 
 pub fn run(json: bool) -> Result<u8> {
-    let rows: Vec<Row> =
-        STRATEGIES.iter().map(|s| Row { name: s.name, about: s.about, source: s.source }).collect();
+    let rows: Vec<Row> = STRATEGIES.iter().map(|s| Row { name: s.name, about: s.about, source: s.source }).collect();
     if json {
         print_json(&rows)?;
         return Ok(0);

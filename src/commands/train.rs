@@ -11,6 +11,7 @@ use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::cost::{Ledger, units};
 use crate::error::{Context, Error, Result};
+use crate::report::files::RECORD_FILE;
 use crate::report::record::{RunRecord, Status};
 use crate::train::run::RunFolder;
 use crate::train::session::Session;
@@ -22,12 +23,13 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             let run = RunFolder::open(dir)?;
             // The folder may have been moved since.
             let config = TrainConfig { out: dir.clone(), ..TrainConfig::of_run(dir)? };
-            let record = RunRecord::load(dir)?;
-            if record.status == Status::Finished {
+            // Killed before it wrote anything but its settings: it begins.
+            let record = dir.join(RECORD_FILE).is_file().then(|| RunRecord::load(dir)).transpose()?;
+            if record.as_ref().is_some_and(|record| record.status == Status::Finished) {
                 return Err(Error::new(format!("the run `{}` is finished, there is nothing to resume", dir.display()))
                     .hint(format!("ragtune compare {}", dir.display())));
             }
-            (config, run, Some(record))
+            (config, run, record)
         }
         None => {
             let config = TrainConfig::resolve(args)?;
@@ -40,7 +42,13 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             (config, run, None)
         }
     };
-    train(&config, &run, resumed, args.json)
+    let ended = train(&config, &run, resumed, args.json);
+    if ended.is_err() && args.resume.is_none() && !run.dir().join(RECORD_FILE).exists() {
+        // Refused before it began: the folder must not stand in the way of the corrected command. What was wrong is said
+        // in any case, also where the folder cannot be removed.
+        let _ = run.discard();
+    }
+    ended
 }
 
 fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json: bool) -> Result<u8> {

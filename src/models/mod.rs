@@ -16,6 +16,9 @@ pub mod params;
 pub mod text;
 pub mod weights;
 
+#[cfg(test)]
+mod oracle_tests;
+
 /// Whether a forward pass records the graph that `backward` walks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grad {

@@ -17,6 +17,7 @@
 mod activation;
 mod attention;
 mod embedding;
+mod heads;
 mod kernel;
 mod linear;
 mod norm;

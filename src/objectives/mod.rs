@@ -8,13 +8,15 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::pipeline::step::Step;
 
+#[cfg(test)]
+mod golden_tests;
 mod mnrl;
 mod rag_token;
 mod sft_concat;
 
 pub use mnrl::{Mnrl, mnrl_loss};
 pub use rag_token::{RagToken, rag_token_loss};
-pub use sft_concat::SftConcat;
+pub use sft_concat::{SftConcat, sft_loss};
 
 /// One equation: a loss over the quantities of one batch.
 pub trait Objective {

@@ -96,8 +96,7 @@ mod tests {
         // Oracle 4, with tau = 1 and a padded token that must not count.
         let scores = Var::from_tensor(&tensor(&[0.2, -0.4, 0.9], &[1, 3])).unwrap();
         let probabilities = [[0.5f64, 0.2], [0.1, 0.6], [0.3, 0.9]];
-        let logs: Vec<f32> =
-            probabilities.iter().flat_map(|p| [p[0].ln() as f32, p[1].ln() as f32, -9.0]).collect();
+        let logs: Vec<f32> = probabilities.iter().flat_map(|p| [p[0].ln() as f32, p[1].ln() as f32, -9.0]).collect();
         let mask = tensor(&[1.0, 1.0, 0.0], &[1, 3]);
         let loss = rag_token_loss(&scores, 1.0, &tensor(&logs, &[1, 3, 3]), &mask).unwrap();
         let gradients = loss.backward().unwrap();

@@ -29,8 +29,12 @@ impl Objective for SftConcat {
 
     fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
         let (log_probs, _mask) = step.answer_token_log_probs_concat()?;
-        let questions = log_probs.dim(0)?;
-        // Padded positions hold 0 and add nothing.
-        Ok((log_probs.sum_all()? * (-1.0 / questions as f64))?)
+        sft_loss(&log_probs)
     }
+}
+
+/// The equation alone: `log_probs` (B, T) of the answer tokens in nats, 0 on padding. Scalar, tokens summed, mean over B.
+pub fn sft_loss(log_probs: &Tensor) -> Result<Tensor> {
+    let questions = log_probs.dim(0)?;
+    Ok((log_probs.sum_all()? * (-1.0 / questions as f64))?)
 }

@@ -47,7 +47,12 @@ pub struct Answers {
 }
 
 /// Answers a batch of questions; charges tokens and FLOPs to `span`. Every context must hold the same number of passages.
-pub fn answer(pipeline: &Pipeline, contexts: &[Context<'_>], settings: &AnswerSettings, span: &Span) -> Result<Answers> {
+pub fn answer(
+    pipeline: &Pipeline,
+    contexts: &[Context<'_>],
+    settings: &AnswerSettings,
+    span: &Span,
+) -> Result<Answers> {
     let generator = &pipeline.generator;
     let mut prompts = Vec::new();
     let (mut truncated, mut width) = (0, 1);
@@ -69,7 +74,8 @@ pub fn answer(pipeline: &Pipeline, contexts: &[Context<'_>], settings: &AnswerSe
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     span.tokens(lengths.iter().sum::<usize>() as u64);
     span.flops(generator.forward_flops(&lengths, lengths.len()));
-    let priors: Vec<Vec<f32>> = contexts.iter().map(|context| log_prior(&context.scores, settings.temperature, width)).collect();
+    let priors: Vec<Vec<f32>> =
+        contexts.iter().map(|context| log_prior(&context.scores, settings.temperature, width)).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let room = generator.max_positions().saturating_sub(longest);
     let generated = mixture_greedy(pipeline, &prompts, &priors, width, settings.max_answer_tokens.min(room), span)?;

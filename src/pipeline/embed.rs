@@ -111,7 +111,8 @@ fn embed_fragment(
             let rows = encoder.forward(&ids, Grad::Off)?.to_vec2::<f32>()?;
             for (row, vector) in batch.iter().zip(rows) {
                 let at = (start as usize + row) * dim;
-                let slot = vectors.get_mut(at..at + dim).ok_or_else(|| Error::new("a vector does not fit its fragment"))?;
+                let slot =
+                    vectors.get_mut(at..at + dim).ok_or_else(|| Error::new("a vector does not fit its fragment"))?;
                 slot.copy_from_slice(&vector);
             }
             span.tokens(lengths.iter().sum::<usize>() as u64);

@@ -45,7 +45,8 @@ impl Default for PromptTemplate {
 impl PromptTemplate {
     /// Reads a template from a JSON file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).context(|| format!("the prompt file `{}` cannot be read", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).context(|| format!("the prompt file `{}` cannot be read", path.display()))?;
         let template: Self = serde_json::from_str(&text).map_err(|source| {
             Error::new(format!("the prompt file `{}` is not a prompt template", path.display()))
                 .because(source)
@@ -113,7 +114,8 @@ impl Prompt {
         let mut ids = self.encode(text, &self.assemble(passages, None, question))?;
         let mut truncated = false;
         while ids.len() > limit {
-            let Some(longest) = words.iter_mut().max_by_key(|words| words.len()).filter(|words| !words.is_empty()) else {
+            let Some(longest) = words.iter_mut().max_by_key(|words| words.len()).filter(|words| !words.is_empty())
+            else {
                 return Err(Error::new(format!(
                     "the question `{}` alone takes {} tokens, more than the limit of {limit}",
                     shorten(question),
@@ -135,7 +137,8 @@ impl Prompt {
     pub fn answer_ids(&self, text: &Text, answer: &str, limit: usize) -> Result<PromptIds> {
         let mut ids = text.encode(&format!("{}{answer}", self.template.answer_prefix), false)?;
         if ids.is_empty() {
-            return Err(Error::new(format!("the answer `{answer}` has no token")).hint("give every question a non-empty answer"));
+            return Err(Error::new(format!("the answer `{answer}` has no token"))
+                .hint("give every question a non-empty answer"));
         }
         let truncated = ids.len() > limit;
         ids.truncate(limit);

@@ -114,8 +114,11 @@ impl<'a> Step<'a> {
             let mut ordinals = Vec::with_capacity(question.gold_passages.len());
             for id in &question.gold_passages {
                 ordinals.push(self.pipeline.corpus.ordinal(id)?.ok_or_else(|| {
-                    Error::new(format!("question `{}` names gold passage `{id}`, which is not in the corpus", question.id))
-                        .hint("run `ragtune data check` on the questions and rebuild the index from their corpus")
+                    Error::new(format!(
+                        "question `{}` names gold passage `{id}`, which is not in the corpus",
+                        question.id
+                    ))
+                    .hint("run `ragtune data check` on the questions and rebuild the index from their corpus")
                 })?);
             }
             let first = ordinals.first().copied().ok_or_else(|| {
@@ -154,7 +157,8 @@ impl<'a> Step<'a> {
         for (question, hits) in self.questions.iter().zip(&hits) {
             let answer = self.answer_ids(question)?;
             for hit in hits {
-                let passage = self.passages.get(&hit.ordinal).ok_or_else(|| Error::new("a retrieved passage was not read"))?;
+                let passage =
+                    self.passages.get(&hit.ordinal).ok_or_else(|| Error::new("a retrieved passage was not read"))?;
                 let prompt = self.prompt_ids(&[passage], &question.question)?;
                 self.observed.prompts += 1;
                 self.observed.truncated_prompts += u64::from(prompt.truncated);
@@ -204,8 +208,12 @@ impl<'a> Step<'a> {
         let span = self.ledger.span(Phase::Retrieve);
         let vectors = questions.detach().flatten_all()?.to_vec1::<f32>()?;
         // Training declares that the index may be older than the encoder: that is what refreshes are for.
-        let hits =
-            self.pipeline.generation.search(&vectors, self.settings.top_k, self.pipeline.search, Trust::StaleAllowed)?;
+        let hits = self.pipeline.generation.search(
+            &vectors,
+            self.settings.top_k,
+            self.pipeline.search,
+            Trust::StaleAllowed,
+        )?;
         let mut ordinals: Vec<u32> = hits.iter().flatten().map(|hit| hit.ordinal).collect();
         ordinals.sort_unstable();
         ordinals.dedup();
@@ -231,7 +239,8 @@ impl<'a> Step<'a> {
         let mut distinct = ordinals.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        let missing: Vec<u32> = distinct.iter().copied().filter(|ordinal| !self.passages.contains_key(ordinal)).collect();
+        let missing: Vec<u32> =
+            distinct.iter().copied().filter(|ordinal| !self.passages.contains_key(ordinal)).collect();
         if !missing.is_empty() {
             let _span = self.ledger.span(Phase::Retrieve);
             let read = self.pipeline.corpus.get(&missing)?;

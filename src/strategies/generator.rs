@@ -14,8 +14,10 @@ pub(super) const STRATEGY: Strategy = Strategy {
 
 fn stages(recipe: &Recipe) -> Result<Vec<Stage>> {
     if recipe.train_passages {
-        return Err(Error::new("`--train-passages true` contradicts `--strategy generator`, which leaves the encoder alone")
-            .hint("drop `--train-passages`, or choose `--strategy joint`"));
+        return Err(Error::new(
+            "`--train-passages true` contradicts `--strategy generator`, which leaves the encoder alone",
+        )
+        .hint("drop `--train-passages`, or choose `--strategy joint`"));
     }
     let objective: Box<dyn Objective> = match recipe.reader {
         Reader::Mixture => Box::new(RagToken { temperature: recipe.temperature }),

@@ -99,7 +99,8 @@ pub fn write(folder: &Path, state: &State, parts: &[Part<'_>], keep: usize) -> R
     let mut all = list(folder)?;
     all.reverse();
     for old in all.into_iter().skip(keep) {
-        std::fs::remove_dir_all(&old).context(|| format!("the old checkpoint `{}` cannot be removed", old.display()))?;
+        std::fs::remove_dir_all(&old)
+            .context(|| format!("the old checkpoint `{}` cannot be removed", old.display()))?;
     }
     Ok(bytes)
 }
@@ -109,7 +110,9 @@ pub fn generations(folder: &Path) -> Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for path in list(folder)? {
         // A checkpoint that cannot be read needs nothing: resuming from it is refused.
-        if let Some(state) = std::fs::read(path.join("state.json")).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok()) {
+        if let Some(state) =
+            std::fs::read(path.join("state.json")).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok())
+        {
             numbers.push(state.generation);
         }
     }
@@ -123,14 +126,16 @@ pub fn latest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
         Error::new(format!("the checkpoint `{}` is damaged: {what}", path.display()))
             .hint(format!("remove that folder to go on from the checkpoint before it: rm -r {}", path.display()))
     };
-    let text = std::fs::read(path.join("state.json")).map_err(|source| broken("state.json cannot be read".into()).because(source))?;
-    let state: State =
-        serde_json::from_slice(&text).map_err(|source| broken("state.json cannot be understood".into()).because(source))?;
+    let text = std::fs::read(path.join("state.json"))
+        .map_err(|source| broken("state.json cannot be read".into()).because(source))?;
+    let state: State = serde_json::from_slice(&text)
+        .map_err(|source| broken("state.json cannot be understood".into()).because(source))?;
     if state.schema != SCHEMA {
         return Err(broken(format!("state.json has schema {}, expected {SCHEMA}", state.schema)));
     }
     for (file, expected) in &state.files {
-        let found = digest(&path.join(file)).map_err(|source| broken(format!("`{file}` cannot be read")).because(source))?;
+        let found =
+            digest(&path.join(file)).map_err(|source| broken(format!("`{file}` cannot be read")).because(source))?;
         if &found != expected {
             return Err(broken(format!("`{file}` has checksum {found}, expected {expected}")));
         }
@@ -148,8 +153,11 @@ pub fn restore(folder: &Path, name: &str, params: &Params, optimizer: &mut AdamW
         values.push((variable, found.take(name, variable.dims())?));
     }
     if let Some(surplus) = found.names().next() {
-        return Err(Error::new(format!("`{}` holds a tensor `{surplus}` that does not train in this run", path.display()))
-            .hint("resume with the models the run was started with"));
+        return Err(Error::new(format!(
+            "`{}` holds a tensor `{surplus}` that does not train in this run",
+            path.display()
+        ))
+        .hint("resume with the models the run was started with"));
     }
     let path = folder.join(format!("{name}-optimizer.safetensors"));
     let mut moments = Weights::read_file(&path, &Device::Cpu)?;

@@ -99,8 +99,11 @@ fn complete(model: &mut ModelRecord, params: &crate::models::params::Params, tra
     }
     let digest = params.digest()?;
     if !trains && digest != model.fingerprint {
-        return Err(Error::new(format!("the frozen {} changed during training: this is a defect of ragtune", model.role))
-            .hint("report it with the run's config.toml"));
+        return Err(Error::new(format!(
+            "the frozen {} changed during training: this is a defect of ragtune",
+            model.role
+        ))
+        .hint("report it with the run's config.toml"));
     }
     model.final_fingerprint = Some(digest);
     Ok(())

@@ -263,7 +263,9 @@ impl Trainer<'_> {
                 self.state.step + 1,
                 ids.join("`, `")
             ))
-            .hint("lower the learning rates; the last checkpoint is kept and `ragtune train --resume` goes on from it"));
+            .hint(
+                "lower the learning rates; the last checkpoint is kept and `ragtune train --resume` goes on from it",
+            ));
         }
         sums.loss += value * share;
         let span = self.ledger.span(Phase::Backward);
@@ -286,7 +288,10 @@ impl Trainer<'_> {
     /// Embeds the corpus anew with the live encoder and goes on with the new generation; the old one answers until then.
     fn refresh(&mut self, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         let _activity = self.ledger.activity(Activity::Refresh);
-        let lock = self.lock.as_ref().ok_or_else(|| Error::new("the index is not locked for writing, so it cannot be refreshed"))?;
+        let lock = self
+            .lock
+            .as_ref()
+            .ok_or_else(|| Error::new("the index is not locked for writing, so it cannot be refreshed"))?;
         let before = self.ledger.snapshot();
         let total = self.pipeline.corpus.len() as u64;
         let Pipeline { encoder, corpus, .. } = &self.pipeline;
@@ -308,7 +313,8 @@ impl Trainer<'_> {
     /// new vectors, over the first training questions as the live encoder sees them.
     fn probe(&self, new: &Generation) -> Result<(Option<f64>, Option<f64>)> {
         let depth = PROBE_DEPTH.min(new.len());
-        let questions: Vec<&str> = self.questions.questions.iter().take(PROBES).map(|question| question.question.as_str()).collect();
+        let questions: Vec<&str> =
+            self.questions.questions.iter().take(PROBES).map(|question| question.question.as_str()).collect();
         let vectors = {
             let _span = self.ledger.span(Phase::Embed);
             let tokenized = self.pipeline.encoder.tokenize(&questions, Role::Question)?;

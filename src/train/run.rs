@@ -18,10 +18,8 @@ impl RunFolder {
     pub fn create(dir: &Path) -> Result<Self> {
         let occupied = std::fs::read_dir(dir).map(|mut entries| entries.next().is_some()).unwrap_or(false);
         if occupied {
-            return Err(Error::new(format!("the run folder `{}` exists and is not empty", dir.display())).hint(format!(
-                "choose another `--out`, or go on with it: ragtune train --resume {}",
-                dir.display()
-            )));
+            return Err(Error::new(format!("the run folder `{}` exists and is not empty", dir.display()))
+                .hint(format!("choose another `--out`, or go on with it: ragtune train --resume {}", dir.display())));
         }
         std::fs::create_dir_all(dir).context(|| format!("the run folder `{}` cannot be made", dir.display()))?;
         Self::hold(dir)
@@ -49,8 +47,12 @@ impl RunFolder {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let owner = std::fs::read_to_string(&path).unwrap_or_default();
-                return Err(Error::new(format!("the run folder `{}` is in use by process {}", dir.display(), owner.trim()))
-                    .hint("wait until it ends, or stop it; it writes a checkpoint when it is interrupted"));
+                return Err(Error::new(format!(
+                    "the run folder `{}` is in use by process {}",
+                    dir.display(),
+                    owner.trim()
+                ))
+                .hint("wait until it ends, or stop it; it writes a checkpoint when it is interrupted"));
             }
             Err(TryLockError::Error(source)) => return Err(source.into()),
         }
@@ -93,6 +95,18 @@ impl RunFolder {
             .map(|name| name.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric()).take(24).collect())
             .unwrap_or_default();
         format!("run-{name}-{}", digest.get(..8).unwrap_or_default())
+    }
+
+    /// Gives up a new run that never began: what was put into the folder is removed, so that the corrected command can be
+    /// typed again.
+    pub fn discard(self) -> Result<()> {
+        for name in ["config.toml", "LOCK"] {
+            match std::fs::remove_file(self.dir.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(std::fs::remove_dir(&self.dir)?)
     }
 
     /// Writes a file of the run whole.

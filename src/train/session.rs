@@ -12,16 +12,16 @@ use crate::config::TrainConfig;
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase};
 use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
+use crate::eval::evaluate::EvaluateSettings;
 use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
-use crate::eval::evaluate::EvaluateSettings;
 use crate::models::lora::LoraConfig;
 use crate::models::params::Params;
+use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::embed::{EmbedSettings, Embedded};
 use crate::pipeline::identity::{encoder_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
-use crate::pipeline::Pipeline;
 use crate::pipeline::step::StepSettings;
 use crate::report::record::{DataFile, DataRecord, IndexRecord, ModelRecord, RefreshRecord, RunRecord};
 use crate::strategies::Stage;
@@ -56,8 +56,12 @@ impl Session {
         refuse_shared(&questions, &eval_questions)?;
         check_labels(&questions, config, stages)?;
         if config.top_k > corpus.len() {
-            return Err(Error::new(format!("`--top-k {}` is more than the {} passages of the corpus", config.top_k, corpus.len()))
-                .hint(format!("choose at most `--top-k {}`", corpus.len())));
+            return Err(Error::new(format!(
+                "`--top-k {}` is more than the {} passages of the corpus",
+                config.top_k,
+                corpus.len()
+            ))
+            .hint(format!("choose at most `--top-k {}`", corpus.len())));
         }
         let lock = match stages.iter().any(|stage| stage.trains.passages) {
             true => Some(corpus.lock(&format!("ragtune train --out {}", config.out.display()))?),
@@ -71,12 +75,20 @@ impl Session {
         let (generation, base) = searched_by(&corpus, &encoder, &encoder_folder)?;
         let mut generator = Generator::load(&config.generator, &device)?;
         if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
-            let lora = LoraConfig { rank, alpha: config.lora_alpha, targets: config.lora_targets.clone(), ..LoraConfig::default() };
+            let lora = LoraConfig {
+                rank,
+                alpha: config.lora_alpha,
+                targets: config.lora_targets.clone(),
+                ..LoraConfig::default()
+            };
             generator.add_lora(&lora, config.seed)?;
         }
         let template = PromptTemplate::of_generator(&config.generator)?;
-        let max_prompt_tokens =
-            prompt_limit(&generator, config.max_prompt_tokens.unwrap_or(template.max_prompt_tokens), config.max_answer_tokens)?;
+        let max_prompt_tokens = prompt_limit(
+            &generator,
+            config.max_prompt_tokens.unwrap_or(template.max_prompt_tokens),
+            config.max_answer_tokens,
+        )?;
         let special = generator.special();
         let prompt = Prompt::new(template, special.bos, special.eos.first().copied())?;
         let search = if config.exact { Search::Exact } else { Search::Graph { ef: config.ef } };
@@ -250,10 +262,12 @@ pub fn prompt_limit(generator: &Generator, prompt: usize, answer: usize) -> Resu
             "prompts of {prompt} tokens and answers of {answer} need {needed} positions, the generator has {}",
             generator.max_positions()
         ))
-        .hint(format!(
-            "choose `--max-prompt-tokens {}` or fewer",
-            generator.max_positions().saturating_sub(answer + 1)
-        )));
+        .hint(match generator.max_positions().saturating_sub(answer + 1) {
+            0 => "choose a smaller `--max-answer-tokens`, or a generator with more positions".to_owned(),
+            room => format!(
+                "train with `--max-prompt-tokens {room}` or fewer, or set `max_prompt_tokens` in the generator's prompt.json"
+            ),
+        }));
     }
     Ok(prompt)
 }

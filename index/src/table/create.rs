@@ -27,7 +27,7 @@ const BATCHES_WAITING: usize = 2;
 /// was written by then stays behind and is the caller's to remove.
 pub(crate) fn create(
     dir: &Path,
-    passages: impl Iterator<Item = Result<Passage>>,
+    passages: &mut dyn Iterator<Item = Result<Passage>>,
     rows_per_fragment: usize,
 ) -> Result<Table> {
     let path = dir.join(DATASET);
@@ -35,11 +35,8 @@ pub(crate) fn create(
     let (sender, receiver) = sync_channel(BATCHES_WAITING);
     let (sent, written) = thread::scope(|scope| {
         let writer = scope.spawn(move || {
-            let parameters = WriteParams {
-                max_rows_per_file: rows_per_fragment,
-                store_params: Some(store()),
-                ..Default::default()
-            };
+            let parameters =
+                WriteParams { max_rows_per_file: rows_per_fragment, store_params: Some(store()), ..Default::default() };
             wait(Dataset::write(Batches { receiver, schema: schema() }, target, Some(parameters)))
         });
         let sent = send(passages, sender);
@@ -58,7 +55,7 @@ pub(crate) fn create(
 type Message = Result<RecordBatch, ArrowError>;
 
 /// Sends the passages in batches. Stops without an error when the writer has gone: then its error is the one to tell.
-fn send(passages: impl Iterator<Item = Result<Passage>>, sender: SyncSender<Message>) -> Result<()> {
+fn send(passages: &mut dyn Iterator<Item = Result<Passage>>, sender: SyncSender<Message>) -> Result<()> {
     let mut batch = Batch::default();
     for passage in passages {
         match passage {

@@ -26,8 +26,7 @@ impl Table {
             return Ok(Vec::new());
         }
         let projection = self.dataset.schema().project(&TEXT_COLUMNS).map_err(Error::storage("reading passages"))?;
-        let batch =
-            wait(self.dataset.take(&wanted, projection))?.map_err(Error::storage("reading passages"))?;
+        let batch = wait(self.dataset.take(&wanted, projection))?.map_err(Error::storage("reading passages"))?;
         let found = self.to_passages(&batch)?;
         let at = |ordinal: &u32| wanted.binary_search(&u64::from(*ordinal)).ok();
         let passages = ordinals.iter().map(|ordinal| {

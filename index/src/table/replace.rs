@@ -89,10 +89,9 @@ impl Table {
         }
         sync_dir(&self.data_dir())?;
         let properties = HashMap::from([("ragtune.generation".to_string(), number.to_string())]);
-        let transaction =
-            TransactionBuilder::new(self.version(), Operation::DataReplacement { replacements })
-                .transaction_properties(Some(Arc::new(properties)))
-                .build();
+        let transaction = TransactionBuilder::new(self.version(), Operation::DataReplacement { replacements })
+            .transaction_properties(Some(Arc::new(properties)))
+            .build();
         let dataset = wait(CommitBuilder::new(self.dataset.clone()).execute(transaction))?
             .map_err(Error::storage(format!("committing generation {number}")))?;
         Ok(self.with(dataset))

@@ -25,8 +25,7 @@ impl Table {
     pub(crate) fn tags(&self) -> Result<Vec<(String, u64)>> {
         let tags = self.dataset.tags();
         let found = wait(async { tags.list().await })?.map_err(Error::storage("listing the tags"))?;
-        let mut found: Vec<(String, u64)> =
-            found.into_iter().map(|(tag, content)| (tag, content.version)).collect();
+        let mut found: Vec<(String, u64)> = found.into_iter().map(|(tag, content)| (tag, content.version)).collect();
         found.sort();
         Ok(found)
     }

@@ -1,9 +1,9 @@
 //! Scaled dot-product attention with the mask fused into the softmax.
 
-use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
+use super::heads::{Side, add, inner, place, product};
 use super::kernel::{check, exp_of_negative, gradient, largest, simd, sum_by, sum_by_two, wrong_shape};
 use crate::error::{Error, Result};
 
@@ -114,35 +114,6 @@ struct Attention {
     heads_first: bool,
 }
 
-/// Where the numbers of each sequence and head are.
-#[derive(Clone)]
-struct Side {
-    batch: usize,
-    heads: usize,
-    tokens: usize,
-    width: usize,
-    strides: [usize; 3], // of sequence, head, token
-    offset: usize,
-}
-
-impl Side {
-    fn start(&self, sequence: usize, head: usize) -> usize {
-        self.offset + sequence * self.strides[0] + head * self.strides[1]
-    }
-
-    /// The first `tokens` rows of a head as a matrix (tokens, width).
-    fn rows(&self, sequence: usize, head: usize, tokens: usize) -> Layout {
-        let strides = vec![self.strides[2], 1];
-        Layout::new((tokens, self.width).into(), strides, self.start(sequence, head))
-    }
-
-    /// The same, transposed: (width, tokens).
-    fn columns(&self, sequence: usize, head: usize, tokens: usize) -> Layout {
-        let strides = vec![1, self.strides[2]];
-        Layout::new((self.width, tokens).into(), strides, self.start(sequence, head))
-    }
-}
-
 simd! {
     /// Scores to probabilities, row by row: `seen(i)` of them, 0 beyond.
     fn masked_softmax(scores: &mut [f32], keys: usize, queries: usize, all_keys: usize, mask: &AttentionMask, scale: f32) {
@@ -168,19 +139,6 @@ simd! {
                 *dp = p * (*dp - mean) * scale;
             }
         }
-    }
-}
-
-fn product(a: &CpuStorage, al: &Layout, b: &CpuStorage, bl: &Layout) -> CandleResult<CpuStorage> {
-    let (m, k) = al.shape().dims2()?;
-    let (_, n) = bl.shape().dims2()?;
-    a.matmul(b, (1, m, n, k), al, bl)
-}
-
-fn inner(storage: &mut CpuStorage) -> CandleResult<&mut Vec<f32>> {
-    match storage {
-        CpuStorage::F32(values) => Ok(values),
-        _ => candle_core::bail!("attention: expected f32, got another type"),
     }
 }
 
@@ -290,36 +248,6 @@ struct Group {
     dq: Vec<CpuStorage>,
     dk: Option<CpuStorage>,
     dv: Option<CpuStorage>,
-}
-
-fn add(sum: &mut Option<CpuStorage>, mut part: CpuStorage) -> CandleResult<()> {
-    match sum {
-        None => *sum = Some(part),
-        Some(sum) => {
-            let part = inner(&mut part)?;
-            inner(sum)?.iter_mut().zip(part).for_each(|(sum, part)| *sum += *part);
-        }
-    }
-    Ok(())
-}
-
-/// Puts matrices (rows, width), one for each sequence and head in order, to their places in a tensor; 0 elsewhere.
-fn place<'a>(heads: impl Fn(usize, usize) -> Option<&'a CpuStorage> + Sync, side: &Side) -> CandleResult<Vec<f32>> {
-    let mut all = vec![0f32; side.batch * side.heads * side.tokens * side.width];
-    all.par_chunks_mut(side.heads * side.tokens * side.width).enumerate().try_for_each(|(sequence, part)| {
-        for head in 0..side.heads {
-            let Some(matrix) = heads(sequence, head) else { continue };
-            let CpuStorage::F32(matrix) = matrix else {
-                candle_core::bail!("attention: expected f32, got another type")
-            };
-            for (token, row) in matrix.chunks_exact(side.width).enumerate() {
-                let at = head * side.strides[1] + token * side.strides[2];
-                part[at..at + side.width].copy_from_slice(row);
-            }
-        }
-        Ok(())
-    })?;
-    Ok(all)
 }
 
 impl CustomOp3 for Attention {

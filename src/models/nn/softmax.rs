@@ -26,7 +26,7 @@ pub fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
 /// The log-probability of one entry per row: `log_softmax(logits)` gathered at `targets`, in nats, without the (N, V)
 /// result in between.
 ///
-/// `logits` (N, V), `targets` u32 (N); result (N). Gradient to the logits: dy · (1[target] − softmax). A target of V or
+/// `logits` (N, V), `targets` u32 (N); result (N). Gradient to the logits: dy · (one at the target − softmax). A target of V or
 /// more is an error.
 pub fn log_prob_of(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     check("log_prob_of", &[logits])?;
@@ -132,6 +132,9 @@ simd! {
     }
 }
 
+/// Rows in, their width, rows or one number per row out.
+type Forward = fn(&[f32], usize, &mut [f32]);
+
 enum Rows {
     Softmax,
     LogSoftmax,
@@ -151,10 +154,14 @@ impl CustomOp1 for Rows {
         let x = floats(self.name(), x, layout)?;
         let dims = layout.shape().dims();
         let width = dims.last().copied().unwrap_or(1);
-        let (forward, shape) = match self {
-            Rows::Softmax => (softmax_forward as fn(&[f32], usize, &mut [f32]), Shape::from(dims)),
-            Rows::LogSoftmax => (log_softmax_forward, dims.into()),
-            Rows::LogSumExp => (log_sum_exp_forward, dims[..dims.len() - 1].into()),
+        let forward: Forward = match self {
+            Rows::Softmax => softmax_forward,
+            Rows::LogSoftmax => log_softmax_forward,
+            Rows::LogSumExp => log_sum_exp_forward,
+        };
+        let shape: Shape = match self {
+            Rows::Softmax | Rows::LogSoftmax => dims.into(),
+            Rows::LogSumExp => dims[..dims.len() - 1].into(),
         };
         let mut y = vec![0f32; shape.elem_count()];
         let per_row = y.len() * width / x.len();

@@ -38,8 +38,9 @@ impl Case<'_> {
                 .collect();
             let y = f(&tensors).unwrap();
             let alone = (y * self.tensor("r")).unwrap().sum_all().unwrap().backward().unwrap();
-            for (at, var) in vars.iter().enumerate() {
-                let (one, all) = (alone.get(var), grads.get(var).unwrap());
+            // Asked for by the tensor that went in: a gradient that was computed in vain would be found here.
+            for (at, tensor) in tensors.iter().enumerate() {
+                let (one, all) = (alone.get(tensor), grads.get(&vars[at]).unwrap());
                 match at == free {
                     true => assert_eq!(bits(one.unwrap()), bits(all), "{}: {} alone", self.name, arguments[at]),
                     false => assert!(one.is_none(), "{}: frozen {} has a gradient", self.name, arguments[at]),

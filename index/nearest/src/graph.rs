@@ -11,7 +11,6 @@ use hnsw_rs::hnsw::Hnsw;
 
 use crate::adjacency::{FlatGraph, Lists, UpperLayer, reach};
 use crate::distance::dot;
-use crate::error::{Error, Result};
 
 /// How to build the graph and how to measure it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +33,12 @@ impl Default for GraphParams {
 
 impl GraphParams {
     /// Refuses what hnsw_rs would abort or panic on.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<(), Refused> {
         let range = |name, value: usize, from: usize, to: usize, expected| {
             if (from..=to).contains(&value) {
                 return Ok(());
             }
-            Err(Error::Setting { name, value: value.to_string(), expected })
+            Err(Refused { name, value: value.to_string(), expected })
         };
         range("links", self.links, 4, 128, "a number from 4 to 128")?;
         range("ef-construction", self.ef_construction, 1, 100_000, "a number from 1 to 100000")?;
@@ -47,24 +46,36 @@ impl GraphParams {
     }
 }
 
+/// A setting outside its range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Name of the setting.
+    pub name: &'static str,
+    /// The value given.
+    pub value: String,
+    /// The range.
+    pub expected: &'static str,
+}
+
 /// A finished graph and how many passages had to be linked by hand.
 #[derive(Debug)]
-pub(crate) struct Built {
-    pub(crate) graph: FlatGraph,
+pub struct Built {
+    /// The graph.
+    pub graph: FlatGraph,
     /// Passages that could not be reached from the entry point and were linked to their nearest reachable passage.
-    pub(crate) relinked: u32,
+    pub relinked: u32,
 }
 
 /// hnsw_rs takes its logarithm of the layer count from this and cannot take less without losing levels.
 const LAYERS: usize = 16;
 
-/// Builds the graph over `vectors` (N, D): finite, of length one, N at least 1.
-pub(crate) fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result<Built> {
+/// Builds the graph over `vectors` (N, D) row-major: finite, of length one, N at least 1. Runs on the calling thread alone.
+pub fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result<Built, Refused> {
     params.check()?;
     let n = vectors.len().checked_div(dim).unwrap_or(0);
     if n == 0 || n * dim != vectors.len() || i32::try_from(n).is_err() {
         let value = n.to_string();
-        return Err(Error::Setting { name: "passages in a graph", value, expected: "1 to 2147483647" });
+        return Err(Refused { name: "passages in a graph", value, expected: "1 to 2147483647" });
     }
     let index = Hnsw::<f32, InnerProduct>::new(params.links, n, LAYERS, params.ef_construction, InnerProduct);
     for (ordinal, vector) in vectors.chunks_exact(dim).enumerate() {
@@ -73,7 +84,7 @@ pub(crate) fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result
     let mut layers = extract(&index, n);
     drop(index);
     let relinked = link_strays(&mut layers, vectors, dim, params.links);
-    let too_many = || Error::Setting {
+    let too_many = || Refused {
         name: "links of all passages together",
         value: "more than 4294967295".into(),
         expected: "fewer passages or fewer links",
@@ -86,11 +97,9 @@ pub(crate) fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result
             let lists = Lists::flatten(layer.values()).ok_or_else(too_many)?;
             Ok(UpperLayer { nodes: layer.into_keys().collect(), lists })
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<Vec<_>, Refused>>()?;
     let graph = FlatGraph { entry: layers.entry, base, upper };
-    if let Some(what) = graph.defect() {
-        return Err(Error::Corrupt { file: "the graph just built".into(), what });
-    }
+    debug_assert_eq!(graph.defect(), None, "ordinals of hnsw_rs are the ones it was given");
     Ok(Built { graph, relinked })
 }
 

@@ -1,4 +1,4 @@
-//! The one inner product of this crate. Everything that scores - exact search, graph building, graph search - calls it, so
+//! The one inner product. Everything that scores - exact search, graph building, graph search - calls it, so
 //! that equal vectors give equal bits everywhere.
 
 /// Partial sums kept side by side: eight 4-lane or four 8-lane registers.
@@ -8,7 +8,7 @@ const LANES: usize = 32;
 ///
 /// The order of the additions is fixed (32 strided partial sums, folded in halves, then the tail), and no multiply-add is
 /// contracted, so the result is the same bits on every x86-64 and every other IEEE machine, whatever its vector width.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor was just asked whether it has AVX2, which is all that the function requires.
@@ -49,7 +49,7 @@ fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
 
 /// Scales a vector to length one in place. Says why not when a value is not finite or the length is off by more than
 /// `tolerance`.
-pub(crate) fn normalize(vector: &mut [f32], tolerance: f64) -> std::result::Result<(), String> {
+pub fn normalize(vector: &mut [f32], tolerance: f64) -> std::result::Result<(), String> {
     if let Some((at, value)) = vector.iter().enumerate().find(|(_, value)| !value.is_finite()) {
         return Err(format!("value {at} is `{value}`, a finite number was expected"));
     }

@@ -20,7 +20,7 @@ pub struct Hit {
 
 impl Hit {
     /// The order of results: higher score first, then lower ordinal. Total, since scores are never NaN nor -0.
-    pub(crate) fn rank(&self, other: &Hit) -> Ordering {
+    pub fn rank(&self, other: &Hit) -> Ordering {
         other.score.total_cmp(&self.score).then(self.ordinal.cmp(&other.ordinal))
     }
 }
@@ -68,7 +68,7 @@ const SEGMENT: usize = 16 * 1024;
 ///
 /// The result does not depend on the number of threads: a score depends on its two vectors alone, and the order of hits is
 /// total.
-pub(crate) fn search(vectors: &[f32], dim: usize, questions: &[f32], k: usize) -> Vec<Vec<Hit>> {
+pub fn search(vectors: &[f32], dim: usize, questions: &[f32], k: usize) -> Vec<Vec<Hit>> {
     if dim == 0 || k == 0 {
         return vec![Vec::new(); questions.len().checked_div(dim).unwrap_or(0)];
     }
@@ -96,13 +96,7 @@ pub(crate) fn search(vectors: &[f32], dim: usize, questions: &[f32], k: usize) -
     found
 }
 
-fn search_segment(
-    segment: &[f32],
-    first: usize,
-    dim: usize,
-    questions: &[f32],
-    k: usize,
-) -> Vec<BinaryHeap<Worst>> {
+fn search_segment(segment: &[f32], first: usize, dim: usize, questions: &[f32], k: usize) -> Vec<BinaryHeap<Worst>> {
     let mut best = vec![BinaryHeap::new(); questions.len() / dim];
     for (block, vectors) in segment.chunks(BLOCK * dim).enumerate() {
         for (question, best) in questions.chunks_exact(dim).zip(&mut best) {

@@ -54,9 +54,10 @@ impl UpperLayer {
     }
 }
 
-/// The graph. Whoever makes one guarantees what [`FlatGraph::defect`] checks.
+/// A layered proximity graph over passages; their vectors lie elsewhere and are handed to each search. However it was made,
+/// by [`build`](crate::build) or [`decode`](crate::decode), no link leads outside its passages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FlatGraph {
+pub struct FlatGraph {
     /// Ordinal from which every search starts: a node of the topmost layer.
     pub(crate) entry: u32,
     /// The lowest layer, which holds every passage.
@@ -89,7 +90,7 @@ impl FlatGraph {
     }
 
     /// The `k` best passages found with a beam of `ef` (raised to `k`), best first: `vectors` (N, D), `question` (D).
-    pub(crate) fn search(&self, vectors: &[f32], dim: usize, question: &[f32], k: usize, ef: usize) -> Vec<Hit> {
+    pub fn search(&self, vectors: &[f32], dim: usize, question: &[f32], k: usize, ef: usize) -> Vec<Hit> {
         thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default()));
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.begin(self.base.nodes());
@@ -104,6 +105,7 @@ impl FlatGraph {
     }
 
     /// Which passages can be reached from the entry point over the lowest layer.
+    #[cfg(test)]
     pub(crate) fn reachable(&self) -> Vec<bool> {
         let mut seen = vec![false; self.base.nodes()];
         reach(self.entry, &mut seen, |node| self.base.of(node as usize));
@@ -138,8 +140,8 @@ impl FlatGraph {
                     continue;
                 }
                 let hit = space.score(*node);
-                let wanted = scratch.best.len() < ef
-                    || scratch.best.peek().is_some_and(|worst| hit.rank(&worst.0).is_lt());
+                let wanted =
+                    scratch.best.len() < ef || scratch.best.peek().is_some_and(|worst| hit.rank(&worst.0).is_lt());
                 if wanted {
                     scratch.open.push(Reverse(Worst(hit)));
                     keep(&mut scratch.best, ef, hit);

@@ -5,14 +5,14 @@ use crate::adjacency::{FlatGraph, Lists, UpperLayer};
 /// First eight bytes of the file.
 const MAGIC: &[u8; 8] = b"rtgraph\n";
 /// The format this program writes and the newest it reads.
-pub(crate) const FORMAT: u32 = 1;
+const FORMAT: u32 = 1;
 /// Bytes of the checksum at the end.
 const CHECKSUM: usize = blake3::OUT_LEN;
 /// More layers than this no graph has: levels fall off exponentially and hnsw_rs knows 16.
 const MAX_LAYERS: u32 = 64;
 
 /// The file's content.
-pub(crate) fn encode(graph: &FlatGraph) -> Vec<u8> {
+pub fn encode(graph: &FlatGraph) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64 + 4 * (graph.base.offsets.len() + graph.base.links.len()));
     bytes.extend_from_slice(MAGIC);
     put(&mut bytes, &[FORMAT, graph.base.nodes() as u32, graph.entry, graph.upper.len() as u32]);
@@ -29,7 +29,7 @@ pub(crate) fn encode(graph: &FlatGraph) -> Vec<u8> {
 
 /// The graph of `n` passages in these bytes, or what is wrong with them. Nothing is trusted before the checksum has been
 /// verified, and every bound is checked after it: no content of the file can make a search leave its arrays.
-pub(crate) fn decode(bytes: &[u8], n: usize) -> Result<FlatGraph, String> {
+pub fn decode(bytes: &[u8], n: usize) -> Result<FlatGraph, String> {
     let Some((body, checksum)) = bytes.split_last_chunk::<CHECKSUM>() else {
         return Err(format!("it has {} bytes, too few for a graph", bytes.len()));
     };

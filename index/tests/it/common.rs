@@ -1,0 +1,92 @@
+//! Corpora and vectors that are a pure function of their arguments.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ragtune_index::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Small fragments, so that a small corpus has several.
+pub const ROWS: usize = 64;
+pub const OPTIONS: CreateOptions = CreateOptions { rows_per_fragment: ROWS };
+
+pub fn passages(n: usize) -> impl Iterator<Item = Result<Passage>> + Send + 'static {
+    (0..n).map(|at| Ok(passage(at)))
+}
+
+pub fn passage(at: usize) -> Passage {
+    Passage {
+        id: format!("p{at}"),
+        title: format!("Title {}", at / 3),
+        text: format!("Text of passage {at}, ünïcode."),
+    }
+}
+
+pub fn source() -> Source {
+    Source { name: "corpus.jsonl".into(), blake3: "00ff".into() }
+}
+
+pub fn create(dir: &Path, n: usize) -> Corpus {
+    Corpus::create(dir, &source(), passages(n), &OPTIONS).unwrap()
+}
+
+pub fn encoder(name: &str) -> Fingerprint {
+    Fingerprint::new(BTreeMap::from([
+        ("pooling".to_string(), "mean".to_string()),
+        ("weights".to_string(), name.to_string()),
+    ]))
+}
+
+/// `n` unit vectors around `n / 25 + 2` centres.
+pub fn vectors(n: usize, dim: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let centres = n / 25 + 2;
+    let centre: Vec<f32> = (0..centres * dim).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+    let mut vectors = Vec::with_capacity(n * dim);
+    for _ in 0..n {
+        let from = rng.random_range(0..centres) * dim;
+        let row: Vec<f32> =
+            centre[from..from + dim].iter().map(|value| value + rng.random_range(-0.7f32..0.7)).collect();
+        let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+        vectors.extend(row.iter().map(|value| value / length));
+    }
+    vectors
+}
+
+/// Quick to build, so that the tests are.
+pub fn params() -> GraphParams {
+    GraphParams { links: 8, ef_construction: 60, probes: 20, ef: 64 }
+}
+
+/// Embeds the whole corpus with these vectors.
+pub fn embed(corpus: &Corpus, by: &Fingerprint, dim: usize, vectors: &[f32]) -> Generation {
+    let lock = corpus.lock("a test").unwrap();
+    let mut writer = corpus.begin(&lock, by, dim).unwrap();
+    for fragment in writer.pending() {
+        writer.write(&fragment, rows(&fragment, dim, vectors)).unwrap();
+    }
+    writer.commit(&params(), &mut |_| {}).unwrap()
+}
+
+/// The part of all vectors that belongs to a fragment.
+pub fn rows<'a>(fragment: &Fragment, dim: usize, vectors: &'a [f32]) -> &'a [f32] {
+    &vectors[fragment.first as usize * dim..(fragment.first + fragment.rows) as usize * dim]
+}
+
+/// Whether two sets of vectors are the same but for the renormalisation on writing.
+pub fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6)
+}
+
+/// Asserts that nothing is wrong with an index but what `mend` clears away, then that mending leaves nothing.
+pub fn only_leftovers(dir: &Path, context: &str) {
+    let found = check(dir).unwrap();
+    assert!(found.iter().all(|defect| defect.kind < DefectKind::Damage), "{context}: {found:?}");
+    let corpus = Corpus::open(dir).unwrap();
+    let lock = corpus.lock("mending").unwrap();
+    let done = corpus.mend(&lock, &params(), &mut |_| {}).unwrap();
+    let left: Vec<Defect> =
+        check(dir).unwrap().into_iter().filter(|defect| !defect.what.contains("was interrupted after")).collect();
+    assert!(left.is_empty(), "{context}: {left:?} after {done:?}");
+}

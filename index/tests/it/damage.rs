@@ -1,0 +1,226 @@
+//! Files cut short or with flipped bits: said, mended, never a panic, and search stays right.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ragtune_index::*;
+
+use crate::common::*;
+use crate::generations::sidecars;
+
+const DIM: usize = 16;
+const N: usize = 200;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    corpus: Corpus,
+    questions: Vec<f32>,
+    truth: Vec<Vec<Hit>>,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = create(dir.path(), N);
+    let generation = embed(&corpus, &encoder("a"), DIM, &vectors(N, DIM, 1));
+    generation.record("build", &serde_json::json!(1.5)).unwrap();
+    let questions = vectors(5, DIM, 2);
+    let truth = generation.search(&questions, 10, Search::Exact, Trust::StaleAllowed).unwrap();
+    Fixture { dir, corpus, questions, truth }
+}
+
+impl Fixture {
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn sidecar(&self) -> PathBuf {
+        sidecars(self.path()).remove(0)
+    }
+
+    /// Every cut and some flipped bits of a file, each with the file in place; the file is restored afterwards.
+    fn damage(&self, file: &Path, step: usize, mut see: impl FnMut(&str)) {
+        let good = fs::read(file).unwrap();
+        for length in (0..good.len()).step_by(step) {
+            fs::write(file, &good[..length]).unwrap();
+            see(&format!("{} cut to {length}", file.display()));
+        }
+        for byte in (0..good.len()).step_by(step) {
+            let mut bytes = good.clone();
+            bytes[byte] ^= 1 << (byte % 8);
+            fs::write(file, &bytes).unwrap();
+            see(&format!("{} with byte {byte} changed", file.display()));
+        }
+        fs::remove_file(file).unwrap();
+        see(&format!("{} missing", file.display()));
+        fs::write(file, good).unwrap();
+    }
+
+    fn search_is_right(&self, context: &str) -> Generation {
+        let generation = self.corpus.current().unwrap().unwrap();
+        assert_eq!((generation.number(), generation.fingerprint()), (1, &encoder("a")), "{context}");
+        let how = if generation.graph().is_some() { Search::Exact } else { Search::Graph { ef: 64 } };
+        assert_eq!(generation.search(&self.questions, 10, how, Trust::StaleAllowed).unwrap(), self.truth, "{context}");
+        generation
+    }
+}
+
+#[test]
+fn a_damaged_graph_is_announced_and_exact_search_answers() {
+    let fixture = fixture();
+    fixture.damage(&fixture.sidecar().join("graph.bin"), 397, |context| {
+        let generation = fixture.search_is_right(context);
+        assert!(generation.graph().is_none(), "{context}");
+        assert!(generation.graph_defect().unwrap().contains("graph.bin"), "{context}");
+        let found = check(fixture.path()).unwrap();
+        assert_eq!(found.len(), 1, "{context}: {found:?}");
+        assert_eq!(found[0].kind, DefectKind::Derived);
+    });
+    assert!(check(fixture.path()).unwrap().is_empty());
+}
+
+#[test]
+fn a_damaged_manifest_costs_the_graph_and_nothing_else() {
+    let fixture = fixture();
+    fixture.damage(&fixture.sidecar().join("MANIFEST.json"), 61, |context| {
+        let generation = fixture.search_is_right(context);
+        let found = check(fixture.path()).unwrap();
+        // A changed space is no damage.
+        assert_eq!(generation.graph_defect().is_some(), !found.is_empty(), "{context}: {found:?}");
+        assert!(found.iter().all(|defect| defect.kind == DefectKind::Derived), "{context}: {found:?}");
+        assert!(
+            generation.graph_defect().is_some() || context.contains("changed") || context.contains("cut"),
+            "{context}"
+        );
+    });
+}
+
+#[test]
+fn a_damaged_pointer_is_reported_and_not_needed() {
+    let fixture = fixture();
+    fixture.damage(&fixture.path().join("generations/CURRENT"), 1, |context| {
+        assert!(fixture.search_is_right(context).graph().is_some(), "{context}");
+        let found = check(fixture.path()).unwrap();
+        assert_eq!(found.len(), 1, "{context}: {found:?}");
+        assert!(found[0].file.ends_with("CURRENT"));
+    });
+}
+
+#[test]
+fn a_damaged_journal_costs_at_most_the_staged_work() {
+    let fixture = fixture();
+    let (by, given) = (encoder("b"), vectors(N, DIM, 7));
+    let lock = fixture.corpus.lock("a test").unwrap();
+    let mut writer = fixture.corpus.begin(&lock, &by, DIM).unwrap();
+    for fragment in &writer.pending()[..2] {
+        writer.write(fragment, rows(fragment, DIM, &given)).unwrap();
+    }
+    drop(writer);
+    drop(lock);
+    let journal = fixture.path().join("generations/journal.jsonl");
+    fixture.damage(&journal, 101, |context| {
+        fixture.search_is_right(context);
+        let found = check(fixture.path()).unwrap();
+        assert!(found.iter().all(|defect| defect.kind == DefectKind::Leftover), "{context}: {found:?}");
+    });
+    let good = fs::read(&journal).unwrap();
+    for length in [good.len() - 1, good.len() / 2, 10] {
+        fs::write(&journal, &good[..length]).unwrap();
+        let lock = fixture.corpus.lock("a test").unwrap();
+        let writer = fixture.corpus.begin(&lock, &by, DIM).unwrap();
+        assert!(writer.pending().len() > fixture.corpus.fragments().len() - 2, "cut to {length}");
+    }
+    let generation = embed(&fixture.corpus, &by, DIM, &given);
+    assert!(same(generation.vectors(), &given));
+    only_leftovers(fixture.path(), "after a damaged journal");
+}
+
+#[test]
+fn mending_rebuilds_the_same_graph_and_keeps_the_notes() {
+    let fixture = fixture();
+    let graph = fixture.sidecar().join("graph.bin");
+    let good = fs::read(&graph).unwrap();
+    let damages: [&dyn Fn(); 3] = [
+        &|| fs::write(&graph, &good[..good.len() / 2]).unwrap(),
+        &|| fs::write(fixture.sidecar().join("MANIFEST.json"), "{}").unwrap(),
+        &|| fs::remove_file(fixture.path().join("generations/CURRENT")).unwrap(),
+    ];
+    for damage in damages {
+        damage();
+        assert!(!check(fixture.path()).unwrap().is_empty());
+        only_leftovers(fixture.path(), "after mending");
+        assert_eq!(fs::read(&graph).unwrap(), good);
+        let generation = fixture.search_is_right("after mending");
+        assert!(generation.graph().is_some());
+        assert_eq!(generation.recorded("build").unwrap(), Some(serde_json::json!(1.5)));
+    }
+    fs::remove_dir_all(fixture.sidecar()).unwrap();
+    let defect = fixture.search_is_right("without a sidecar").graph_defect().unwrap().to_string();
+    assert!(defect.contains("never finished or is gone"), "{defect}");
+    only_leftovers(fixture.path(), "without a sidecar");
+    assert_eq!(fs::read(&graph).unwrap(), good);
+}
+
+#[test]
+fn a_sidecar_of_other_vectors_is_not_used() {
+    let fixture = fixture();
+    let other = tempfile::tempdir().unwrap();
+    let corpus = create(other.path(), N);
+    embed(&corpus, &encoder("a"), DIM, &vectors(N, DIM, 5));
+    let theirs = sidecars(other.path()).remove(0);
+    for file in ["graph.bin", "MANIFEST.json"] {
+        fs::copy(theirs.join(file), fixture.sidecar().join(file)).unwrap();
+    }
+    let defect = fixture.search_is_right("with a foreign sidecar").graph_defect().unwrap().to_string();
+    assert!(defect.contains("describes other vectors"), "{defect}");
+}
+
+#[test]
+fn changed_texts_and_vectors_are_found_by_check() {
+    let fixture = fixture();
+    let data = fixture.path().join("corpus.lance/data");
+    for file in fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()) {
+        let good = fs::read(&file).unwrap();
+        let mut bytes = good.clone();
+        let middle = bytes.len() / 3;
+        bytes[middle] ^= 16;
+        fs::write(&file, &bytes).unwrap();
+        let found = check(fixture.path()).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(found.iter().any(|d| d.kind == DefectKind::Damage && d.file.ends_with(name)), "{name}: {found:?}");
+        fs::write(&file, good).unwrap();
+    }
+    assert!(check(fixture.path()).unwrap().is_empty());
+}
+
+#[test]
+fn a_half_written_newest_manifest_is_set_aside() {
+    for torn in ["", "half a manifest"] {
+        let fixture = fixture();
+        let versions = fixture.path().join("corpus.lance/_versions");
+        let newest = |versions: &Path| {
+            let mut all: Vec<_> = fs::read_dir(versions).unwrap().map(|entry| entry.unwrap().path()).collect();
+            all.sort();
+            all.remove(0)
+        };
+        let name: u64 = newest(&versions).file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        fs::write(versions.join(format!("{:020}.manifest", name - 1)), torn).unwrap();
+        let found = check(fixture.path()).unwrap();
+        assert!(!found.is_empty() && found.iter().all(|d| d.kind == DefectKind::Leftover), "{found:?}");
+        let corpus = Corpus::open(fixture.path()).unwrap();
+        assert!(same(corpus.current().unwrap().unwrap().vectors(), &vectors(N, DIM, 1)));
+        only_leftovers(fixture.path(), "after a torn manifest");
+        let given = vectors(N, DIM, 8);
+        assert!(same(embed(&corpus, &encoder("b"), DIM, &given).vectors(), &given));
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name() {
+    let fixture = fixture();
+    let manifest = fixture.sidecar().join("MANIFEST.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains("\"format\": 1"), "{text}");
+    fs::write(&manifest, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    // Its checksum no longer holds; a file that was really written by a newer program is tested beside `sealed`.
+    assert!(fixture.search_is_right("with a changed format").graph_defect().is_some());
+}

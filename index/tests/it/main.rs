@@ -1,0 +1,10 @@
+//! The index as its users see it: one binary, one file for each thing that must hold.
+
+mod common;
+mod corpus;
+mod crash;
+mod damage;
+mod full_disk;
+mod generations;
+mod memory;
+mod resume;
