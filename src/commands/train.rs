@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use super::{print_json, print_text, progress};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
-use crate::cost::{Ledger, units};
+use crate::cost::{Ledger, Phase, units};
 use crate::error::{Context, Error, Result};
 use crate::report::files::RECORD_FILE;
 use crate::report::record::{RunRecord, Status};
@@ -54,7 +54,10 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json: bool) -> Result<u8> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+        // The first signal asks for a checkpoint after the step; a second one leaves at once, which loses no more than
+        // `kill -9` does: the work since the last checkpoint.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
             .context(|| format!("signal {signal} cannot be handled"))?;
     }
     let stages = config.stages()?;
@@ -67,10 +70,10 @@ fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json
         None => Ledger::new(),
     };
     let session = Session::prepare(config, &stages, &ledger)?;
-    let mut record = match resumed {
-        Some(record) => session.check_unchanged(record)?,
-        None => session.record(config)?,
-    };
+    let mut record = ledger.charge(Phase::Load, || match resumed {
+        Some(record) => session.check_unchanged(record),
+        None => session.record(config),
+    })?;
     record.status = Status::Running;
     record.save(run.dir())?;
     let mut trainer = session.trainer(config, run, &stages, &ledger, found)?;

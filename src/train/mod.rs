@@ -1,43 +1,37 @@
 //! The training loop. There is one, and every strategy runs in it, on the same clock, with the same evaluation and the same
 //! checkpoints: it is the measuring instrument of a comparison.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ragtune_index::{Generation, Search, Trust, WriterLock};
+use ragtune_index::WriterLock;
 
 pub mod batch;
 pub mod checkpoint;
 pub mod finish;
+mod optimise;
 pub mod optimizer;
 pub mod refresh;
+mod reindex;
 pub mod run;
 pub mod schedule;
 pub mod session;
 
 use checkpoint::{Part, State};
-use optimizer::{AdamW, AdamWConfig, Gradients};
+use optimizer::{AdamW, AdamWConfig};
 use refresh::{Decision, Refresh, Staleness};
 use run::RunFolder;
-use schedule::Schedule;
 
 use crate::config::TrainConfig;
 use crate::cost::{Activity, Ledger, Phase};
-use crate::data::{Question, QuestionSet};
-use crate::error::{Error, Result};
+use crate::data::QuestionSet;
+use crate::error::Result;
 use crate::eval::evaluate::{EvaluateSettings, Evaluation, Searcher, evaluate};
-use crate::models::{Grad, Role};
 use crate::pipeline::Pipeline;
-use crate::pipeline::embed::{EmbedSettings, embed_corpus, fingerprint_of};
-use crate::pipeline::step::{Observed, Step, StepSettings};
+use crate::pipeline::embed::{EmbedSettings, fingerprint_of};
+use crate::pipeline::step::StepSettings;
 use crate::report::files::{METRICS_FILE, append_line, keep_lines, write_lines};
 use crate::report::record::CurvePoint;
 use crate::strategies::Stage;
-
-/// Training questions on which a refresh measures how stale the index was.
-const PROBES: usize = 64;
-/// Passages compared for each of them.
-const PROBE_DEPTH: usize = 10;
 
 /// What a run tells while it works.
 pub enum Event<'a> {
@@ -136,9 +130,9 @@ impl Trainer<'_> {
             if self.state.stage + 1 < stages.len() {
                 self.encoder_optimizer = AdamW::new(adamw(self.config))?;
                 self.generator_optimizer = AdamW::new(adamw(self.config))?;
-                self.state.step = 0;
-                self.state.embedded_at = 0;
             }
+            self.state.step = 0;
+            self.state.embedded_at = 0;
             self.state.stage += 1;
         }
         Ok(Outcome::Finished)
@@ -158,6 +152,7 @@ impl Trainer<'_> {
             self.ledger,
             &mut |done| observer(Event::Evaluate(done, total)),
         )?;
+        let _span = self.ledger.span(Phase::Evaluate);
         summary.step = self.steps_done();
         summary.scores_file = format!("scores-{name}.jsonl");
         write_lines(&self.run.dir().join(&summary.scores_file), &scores)?;
@@ -167,37 +162,6 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// What a step is worth telling apart from its learning rates: loss, prior, what was retrieved, age of the index.
-    fn measure(&self, sums: &Sums, batch: &[&Question]) -> Result<CurvePoint> {
-        let retrieved: Vec<&Vec<u32>> = sums.observed.iter().flat_map(|observed| &observed.retrieved).collect();
-        let scores: Vec<&Vec<f32>> = sums.observed.iter().flat_map(|observed| &observed.scores).collect();
-        let mut extra = BTreeMap::from([("index_age".to_owned(), (self.state.step - self.state.embedded_at) as f64)]);
-        if !scores.is_empty() {
-            let sum: f64 = scores.iter().map(|row| entropy(row, self.config.temperature)).sum();
-            extra.insert("prior_entropy".into(), sum / scores.len() as f64);
-        }
-        if !retrieved.is_empty() {
-            let mut distinct: Vec<u32> = retrieved.iter().copied().flatten().copied().collect();
-            distinct.sort_unstable();
-            distinct.dedup();
-            extra.insert("distinct_passages".into(), distinct.len() as f64);
-            let (mut named, mut found) = (0u32, 0u32);
-            for (question, row) in batch.iter().zip(&retrieved).filter(|(q, _)| !q.gold_passages.is_empty()) {
-                named += 1;
-                for id in &question.gold_passages {
-                    if self.pipeline.corpus.ordinal(id)?.is_some_and(|ordinal| row.contains(&ordinal)) {
-                        found += 1;
-                        break;
-                    }
-                }
-            }
-            if named > 0 {
-                extra.insert("gold_retrieved".into(), f64::from(found) / f64::from(named));
-            }
-        }
-        Ok(CurvePoint { step: self.steps_done() + 1, loss: sums.loss, extra, ..CurvePoint::default() })
-    }
-
     /// Optimiser steps done in all stages.
     pub fn steps_done(&self) -> u64 {
         self.state.stage as u64 * self.config.steps + self.state.step
@@ -205,131 +169,6 @@ impl Trainer<'_> {
 
     fn staleness(&self, stage: &Stage) -> Staleness {
         Staleness { step: self.state.step, embedded_at: self.state.embedded_at, passages_move: stage.trains.passages }
-    }
-
-    /// One optimiser step: forward and backward in micro-batches, clip, update.
-    fn step(&mut self, stage: &Stage) -> Result<CurvePoint> {
-        let config = self.config;
-        let seed = config.seed.wrapping_add((self.state.stage as u64) << 32);
-        let rows = batch::rows(self.questions.questions.len(), config.batch_size, seed, self.state.step);
-        let batch: Vec<&Question> = rows.iter().filter_map(|row| self.questions.questions.get(*row)).collect();
-        let whole = 0..batch.len();
-        let longest = self.step_settings.max_prompt_tokens + self.step_settings.max_answer_tokens + 1;
-        let runs = if stage.objective.per_question() {
-            batch::micro_batches(&vec![longest * config.top_k; batch.len()], config.batch_tokens)
-        } else {
-            vec![whole]
-        };
-        let mut sums = Sums::default();
-        for run in runs {
-            let questions = batch.get(run).unwrap_or_default();
-            self.micro_step(stage, questions, questions.len() as f64 / batch.len() as f64, &mut sums)?;
-        }
-        let _span = self.ledger.span(Phase::Optimise);
-        let factor = Schedule::parse(&config.schedule, config.warmup)?.factor(self.state.step, config.steps);
-        let mut metrics = self.measure(&sums, &batch)?;
-        let mut record = |part: &str, lr: f64, norm: f64| {
-            metrics.learning_rates.insert(part.to_owned(), lr);
-            metrics.gradient_norms.insert(part.to_owned(), norm);
-        };
-        if stage.trains.encoder() {
-            let lr = config.lr_encoder * factor;
-            record("encoder", lr, clip(&mut sums.encoder, config.clip)?);
-            self.encoder_optimizer.step(self.pipeline.encoder.params(), &sums.encoder, lr)?;
-        }
-        if stage.trains.generator {
-            let lr = config.lr_generator * factor;
-            record("generator", lr, clip(&mut sums.generator, config.clip)?);
-            self.generator_optimizer.step(self.pipeline.generator.params(), &sums.generator, lr)?;
-        }
-        self.state.prompts += sums.observed.iter().map(|observed| observed.prompts).sum::<u64>();
-        self.state.truncated_prompts += sums.observed.iter().map(|observed| observed.truncated_prompts).sum::<u64>();
-        Ok(metrics)
-    }
-
-    /// Adds the loss and gradients of some of a batch's questions, weighted by their share of the batch.
-    fn micro_step(&self, stage: &Stage, questions: &[&Question], share: f64, sums: &mut Sums) -> Result<()> {
-        let mut step = Step::new(&self.pipeline, questions, stage.trains, self.step_settings, self.ledger);
-        let loss = {
-            // The objective's own arithmetic; what it pulls from the step is charged to inner spans.
-            let _span = self.ledger.span(Phase::Score);
-            stage.objective.loss(&mut step)?
-        };
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            let ids: Vec<&str> = questions.iter().map(|question| question.id.as_str()).collect();
-            return Err(Error::new(format!(
-                "the loss at step {} is {value}, expected a finite number; questions `{}`",
-                self.state.step + 1,
-                ids.join("`, `")
-            ))
-            .hint(
-                "lower the learning rates; the last checkpoint is kept and `ragtune train --resume` goes on from it",
-            ));
-        }
-        sums.loss += value * share;
-        let span = self.ledger.span(Phase::Backward);
-        let gradients = loss.backward()?;
-        // Two forward passes' worth: gradients of activations and of weights (adapters: activations only).
-        let generator_factor = if self.pipeline.generator.lora().is_some() { 1.0 } else { 2.0 };
-        span.flops(2.0 * step.observed.encoder_flops + generator_factor * step.observed.generator_flops);
-        if stage.trains.encoder() {
-            let more = optimizer::gradients(self.pipeline.encoder.params(), &gradients)?;
-            optimizer::accumulate(&mut sums.encoder, &more, share)?;
-        }
-        if stage.trains.generator {
-            let more = optimizer::gradients(self.pipeline.generator.params(), &gradients)?;
-            optimizer::accumulate(&mut sums.generator, &more, share)?;
-        }
-        sums.observed.push(step.observed);
-        Ok(())
-    }
-
-    /// Embeds the corpus anew with the live encoder and goes on with the new generation; the old one answers until then.
-    fn refresh(&mut self, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        let _activity = self.ledger.activity(Activity::Refresh);
-        let lock = self
-            .lock
-            .as_ref()
-            .ok_or_else(|| Error::new("the index is not locked for writing, so it cannot be refreshed"))?;
-        let before = self.ledger.snapshot();
-        let total = self.pipeline.corpus.len() as u64;
-        let Pipeline { encoder, corpus, .. } = &self.pipeline;
-        let embedded = embed_corpus(encoder, corpus, lock, &self.embed_settings, self.ledger, &mut |done| {
-            observer(Event::Refresh(done, total));
-        })?;
-        let (recall_before, recall_after) = self.probe(&embedded.generation)?;
-        let after = self.ledger.snapshot();
-        let mut record = session::refresh_record(self.steps_done(), &embedded, &before, &after);
-        (record.recall_before, record.recall_after) = (recall_before, recall_after);
-        self.state.refreshes.push(record);
-        self.state.generation = embedded.generation.number();
-        self.state.embedded_at = self.state.step;
-        self.pipeline.generation = embedded.generation;
-        Ok(())
-    }
-
-    /// How true the index was and is: recall@10 of the searched generation, before and after, against exact search among the
-    /// new vectors, over the first training questions as the live encoder sees them.
-    fn probe(&self, new: &Generation) -> Result<(Option<f64>, Option<f64>)> {
-        let depth = PROBE_DEPTH.min(new.len());
-        let questions: Vec<&str> =
-            self.questions.questions.iter().take(PROBES).map(|question| question.question.as_str()).collect();
-        let vectors = {
-            let _span = self.ledger.span(Phase::Embed);
-            let tokenized = self.pipeline.encoder.tokenize(&questions, Role::Question)?;
-            self.pipeline.encoder.forward(&tokenized.ids, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?
-        };
-        let _span = self.ledger.span(Phase::Retrieve);
-        let truth = new.search(&vectors, depth, Search::Exact, Trust::StaleAllowed)?;
-        let recall = |generation: &Generation| -> Result<Option<f64>> {
-            let found = generation.search(&vectors, depth, self.pipeline.search, Trust::StaleAllowed)?;
-            let hits = truth.iter().zip(&found).map(|(truth, found)| {
-                truth.iter().filter(|hit| found.iter().any(|other| other.ordinal == hit.ordinal)).count()
-            });
-            Ok(Some(hits.sum::<usize>() as f64 / (depth * questions.len()) as f64))
-        };
-        Ok((recall(&self.pipeline.generation)?, recall(new)?))
     }
 
     /// Writes a checkpoint and protects the generation it needs until a later checkpoint needs another.
@@ -376,55 +215,4 @@ pub fn adamw(config: &TrainConfig) -> AdamWConfig {
 
 fn due(every: u64, step: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
-}
-
-/// Clips to a norm (0: no clipping) and returns the norm before.
-fn clip(gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
-    if max_norm > 0.0 { optimizer::clip(gradients, max_norm) } else { optimizer::global_norm(gradients) }
-}
-
-/// What the micro-batches of one step add up to.
-#[derive(Default)]
-struct Sums {
-    loss: f64,
-    encoder: Gradients,
-    generator: Gradients,
-    observed: Vec<Observed>,
-}
-
-/// Entropy in nats of `softmax(scores / temperature)`.
-fn entropy(scores: &[f32], temperature: f64) -> f64 {
-    let scaled: Vec<f64> = scores.iter().map(|score| f64::from(*score) / temperature).collect();
-    let largest = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scaled.iter().map(|s| (s - largest).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    weights.iter().map(|w| w / sum).filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()
-}
-
-/// Seconds by phase between two snapshots of a ledger, for one activity.
-pub(crate) fn seconds_between(
-    before: &crate::cost::LedgerRecord,
-    after: &crate::cost::LedgerRecord,
-    activity: Activity,
-) -> BTreeMap<String, f64> {
-    let mut seconds = BTreeMap::new();
-    for entry in after.entries.iter().filter(|entry| entry.activity == activity) {
-        let earlier = before.entry(activity, entry.phase).map_or(0.0, |amounts| amounts.seconds);
-        let spent = entry.amounts.seconds - earlier;
-        if spent > 0.0 {
-            seconds.insert(entry.phase.name().to_owned(), spent);
-        }
-    }
-    seconds
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entropy_of_equal_and_of_distant_scores() {
-        assert!((entropy(&[0.3, 0.3, 0.3, 0.3], 0.05) - 4f64.ln()).abs() < 1e-9);
-        assert!(entropy(&[1.0, -1.0], 0.01) < 1e-9);
-    }
 }

@@ -7,9 +7,9 @@ use ragtune_index::{Corpus, Fingerprint, Generation, GraphParams, Search, Writer
 use super::checkpoint::{State, restore};
 use super::optimizer::AdamW;
 use super::run::RunFolder;
-use super::{Trainer, adamw, seconds_between};
+use super::{Trainer, adamw};
 use crate::config::TrainConfig;
-use crate::cost::{Activity, Ledger, LedgerRecord, Phase};
+use crate::cost::{Activity, Ledger, Phase};
 use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::EvaluateSettings;
@@ -19,11 +19,11 @@ use crate::models::lora::LoraConfig;
 use crate::models::params::Params;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
-use crate::pipeline::embed::{EmbedSettings, Embedded};
+use crate::pipeline::embed::EmbedSettings;
 use crate::pipeline::identity::{encoder_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::step::StepSettings;
-use crate::report::record::{DataFile, DataRecord, IndexRecord, ModelRecord, RefreshRecord, RunRecord};
+use crate::report::record::{DataFile, DataRecord, IndexRecord, ModelRecord, RunRecord};
 use crate::strategies::Stage;
 
 /// The models and data of a run, loaded and checked.
@@ -316,19 +316,6 @@ pub fn graph_params(generation: &Generation) -> GraphParams {
     match generation.graph() {
         Some(graph) => GraphParams { links: graph.links, ef_construction: graph.ef_construction, ..defaults },
         None => defaults,
-    }
-}
-
-/// What a refresh did and took, from the ledger before and after it.
-pub fn refresh_record(step: u64, embedded: &Embedded, before: &LedgerRecord, after: &LedgerRecord) -> RefreshRecord {
-    let bytes = |record: &LedgerRecord| record.activity(Activity::Refresh).counts.bytes;
-    RefreshRecord {
-        step,
-        generation: embedded.generation.number(),
-        passages: embedded.passages,
-        seconds: seconds_between(before, after, Activity::Refresh),
-        bytes: bytes(after).saturating_sub(bytes(before)),
-        ..RefreshRecord::default()
     }
 }
 

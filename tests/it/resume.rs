@@ -5,15 +5,11 @@ use std::path::{Path, PathBuf};
 use crate::support::*;
 
 /// Six steps of everything at once: both models, trained passages, a refresh every other step.
-fn six_steps(index: &Path, out: &Path) -> Ragtune {
-    train("joint", index, out).and(&["--train-passages", "true", "--refresh-every", "2", "--steps", "6"]).and(&[
-        "--checkpoint-every",
-        "1",
-        "--lr-encoder",
-        "1e-3",
-        "--lr-generator",
-        "1e-3",
-    ])
+fn six_steps(index: &Path, out: &Path, checkpoint_every: &str) -> Ragtune {
+    train("joint", index, out)
+        .and(&["--train-passages", "true", "--refresh-every", "2", "--steps", "6"])
+        .and(&["--lr-encoder", "1e-3", "--lr-generator", "1e-3"])
+        .with("--checkpoint-every", checkpoint_every)
 }
 
 fn resume(out: &Path) -> Ragtune {
@@ -56,7 +52,7 @@ fn straight() -> &'static Left {
     LEFT.get_or_init(|| {
         let folder = folder();
         let out = folder.path().join("run");
-        six_steps(&index_copy(folder.path()), &out).run().done();
+        six_steps(&index_copy(folder.path()), &out, "1").run().done();
         let left = left(&out);
         assert_eq!(left.refreshes.iter().map(|refresh| refresh.0).collect::<Vec<_>>(), [2, 4, 6]);
         assert_eq!(left.metrics.lines().count(), 6);
@@ -72,7 +68,7 @@ fn steps(out: &Path) -> usize {
 fn stopped(moment: impl Fn(&Path, &Path) -> bool) -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = folder();
     let (index, out) = (index_copy(folder.path()), folder.path().join("run"));
-    let mut running = six_steps(&index, &out).start();
+    let mut running = six_steps(&index, &out, "1").start();
     assert!(running.until(|| moment(&index, &out)), "the run ended before the moment came");
     running.kill();
     assert!(!out.join("scores-final.jsonl").exists(), "it was already over");
@@ -120,7 +116,7 @@ fn a_term_signal_writes_a_checkpoint_and_a_resumed_run_gives_the_same_bits() {
     let folder = folder();
     let (index, out) = (index_copy(folder.path()), folder.path().join("run"));
     // No checkpoint but the one the signal causes.
-    let mut running = six_steps(&index, &out).and(&["--checkpoint-every", "0"]).start();
+    let mut running = six_steps(&index, &out, "0").start();
     assert!(running.until(|| steps(&out) >= 1));
     running.terminate();
     let ran = running.end();

@@ -1,0 +1,159 @@
+//! One optimiser step: forward and backward in micro-batches, clip, update, and what that is worth telling.
+
+use std::collections::BTreeMap;
+
+use super::Trainer;
+use super::batch;
+use super::optimizer::{self, Gradients};
+use super::schedule::Schedule;
+use crate::cost::Phase;
+use crate::data::Question;
+use crate::error::{Error, Result};
+use crate::pipeline::step::{Observed, Step};
+use crate::report::record::CurvePoint;
+use crate::strategies::Stage;
+
+impl Trainer<'_> {
+    /// One optimiser step: forward and backward in micro-batches, clip, update.
+    pub(super) fn step(&mut self, stage: &Stage) -> Result<CurvePoint> {
+        let config = self.config;
+        let seed = config.seed.wrapping_add((self.state.stage as u64) << 32);
+        let rows = batch::rows(self.questions.questions.len(), config.batch_size, seed, self.state.step);
+        let batch: Vec<&Question> = rows.iter().filter_map(|row| self.questions.questions.get(*row)).collect();
+        let whole = 0..batch.len();
+        let longest = self.step_settings.max_prompt_tokens + self.step_settings.max_answer_tokens + 1;
+        let runs = if stage.objective.per_question() {
+            batch::micro_batches(&vec![longest * config.top_k; batch.len()], config.batch_tokens)
+        } else {
+            vec![whole]
+        };
+        let mut sums = Sums::default();
+        for run in runs {
+            let questions = batch.get(run).unwrap_or_default();
+            self.micro_step(stage, questions, questions.len() as f64 / batch.len() as f64, &mut sums)?;
+        }
+        let _span = self.ledger.span(Phase::Optimise);
+        let factor = Schedule::parse(&config.schedule, config.warmup)?.factor(self.state.step, config.steps);
+        let mut metrics = self.measure(&sums, &batch)?;
+        let mut record = |part: &str, lr: f64, norm: f64| {
+            metrics.learning_rates.insert(part.to_owned(), lr);
+            metrics.gradient_norms.insert(part.to_owned(), norm);
+        };
+        if stage.trains.encoder() {
+            let lr = config.lr_encoder * factor;
+            record("encoder", lr, clip(&mut sums.encoder, config.clip)?);
+            self.encoder_optimizer.step(self.pipeline.encoder.params(), &sums.encoder, lr)?;
+        }
+        if stage.trains.generator {
+            let lr = config.lr_generator * factor;
+            record("generator", lr, clip(&mut sums.generator, config.clip)?);
+            self.generator_optimizer.step(self.pipeline.generator.params(), &sums.generator, lr)?;
+        }
+        self.state.prompts += sums.observed.iter().map(|observed| observed.prompts).sum::<u64>();
+        self.state.truncated_prompts += sums.observed.iter().map(|observed| observed.truncated_prompts).sum::<u64>();
+        Ok(metrics)
+    }
+
+    /// Adds the loss and gradients of some of a batch's questions, weighted by their share of the batch.
+    fn micro_step(&self, stage: &Stage, questions: &[&Question], share: f64, sums: &mut Sums) -> Result<()> {
+        let mut step = Step::new(&self.pipeline, questions, stage.trains, self.step_settings, self.ledger);
+        let loss = {
+            // The objective's own arithmetic; what it pulls from the step is charged to inner spans.
+            let _span = self.ledger.span(Phase::Score);
+            stage.objective.loss(&mut step)?
+        };
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            let ids: Vec<&str> = questions.iter().map(|question| question.id.as_str()).collect();
+            return Err(Error::new(format!(
+                "the loss at step {} is {value}, expected a finite number; questions `{}`",
+                self.state.step + 1,
+                ids.join("`, `")
+            ))
+            .hint(
+                "lower the learning rates; the last checkpoint is kept and `ragtune train --resume` goes on from it",
+            ));
+        }
+        sums.loss += value * share;
+        let span = self.ledger.span(Phase::Backward);
+        let gradients = loss.backward()?;
+        // Two forward passes' worth: gradients of activations and of weights (adapters: activations only).
+        let generator_factor = if self.pipeline.generator.lora().is_some() { 1.0 } else { 2.0 };
+        span.flops(2.0 * step.observed.encoder_flops + generator_factor * step.observed.generator_flops);
+        if stage.trains.encoder() {
+            let more = optimizer::gradients(self.pipeline.encoder.params(), &gradients)?;
+            optimizer::accumulate(&mut sums.encoder, &more, share)?;
+        }
+        if stage.trains.generator {
+            let more = optimizer::gradients(self.pipeline.generator.params(), &gradients)?;
+            optimizer::accumulate(&mut sums.generator, &more, share)?;
+        }
+        sums.observed.push(step.observed);
+        Ok(())
+    }
+
+    /// What a step is worth telling apart from its learning rates: loss, prior, what was retrieved, age of the index.
+    fn measure(&self, sums: &Sums, batch: &[&Question]) -> Result<CurvePoint> {
+        let retrieved: Vec<&Vec<u32>> = sums.observed.iter().flat_map(|observed| &observed.retrieved).collect();
+        let scores: Vec<&Vec<f32>> = sums.observed.iter().flat_map(|observed| &observed.scores).collect();
+        let mut extra = BTreeMap::from([("index_age".to_owned(), (self.state.step - self.state.embedded_at) as f64)]);
+        if !scores.is_empty() {
+            let sum: f64 = scores.iter().map(|row| entropy(row, self.config.temperature)).sum();
+            extra.insert("prior_entropy".into(), sum / scores.len() as f64);
+        }
+        if !retrieved.is_empty() {
+            let mut distinct: Vec<u32> = retrieved.iter().copied().flatten().copied().collect();
+            distinct.sort_unstable();
+            distinct.dedup();
+            extra.insert("distinct_passages".into(), distinct.len() as f64);
+            let (mut named, mut found) = (0u32, 0u32);
+            for (question, row) in batch.iter().zip(&retrieved).filter(|(q, _)| !q.gold_passages.is_empty()) {
+                named += 1;
+                for id in &question.gold_passages {
+                    if self.pipeline.corpus.ordinal(id)?.is_some_and(|ordinal| row.contains(&ordinal)) {
+                        found += 1;
+                        break;
+                    }
+                }
+            }
+            if named > 0 {
+                extra.insert("gold_retrieved".into(), f64::from(found) / f64::from(named));
+            }
+        }
+        Ok(CurvePoint { step: self.steps_done() + 1, loss: sums.loss, extra, ..CurvePoint::default() })
+    }
+}
+
+/// Clips to a norm (0: no clipping) and returns the norm before.
+fn clip(gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
+    if max_norm > 0.0 { optimizer::clip(gradients, max_norm) } else { optimizer::global_norm(gradients) }
+}
+
+/// What the micro-batches of one step add up to.
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    encoder: Gradients,
+    generator: Gradients,
+    observed: Vec<Observed>,
+}
+
+/// Entropy in nats of `softmax(scores / temperature)`.
+fn entropy(scores: &[f32], temperature: f64) -> f64 {
+    let scaled: Vec<f64> = scores.iter().map(|score| f64::from(*score) / temperature).collect();
+    let largest = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scaled.iter().map(|s| (s - largest).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|w| w / sum).filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entropy_of_equal_and_of_distant_scores() {
+        assert!((entropy(&[0.3, 0.3, 0.3, 0.3], 0.05) - 4f64.ln()).abs() < 1e-9);
+        assert!(entropy(&[1.0, -1.0], 0.01) < 1e-9);
+    }
+}

@@ -1,0 +1,133 @@
+//! Whose vectors may be searched by whom: fingerprints, generations side by side, question-side encoders.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::*;
+
+fn changed_weight(folder: &Path) -> PathBuf {
+    let to = folder.join("other");
+    copy(&encoder(), &to);
+    edit_tensors(&to.join("model.safetensors"), |name, tensor| {
+        if name.ends_with("embeddings.word_embeddings.weight") {
+            tensor.values[5000] += 0.01;
+        }
+    });
+    to
+}
+
+fn changed_pooling(folder: &Path) -> PathBuf {
+    let to = folder.join("pooled");
+    copy(&encoder(), &to);
+    let path = to.join("1_Pooling/config.json");
+    let mut config = json(&path);
+    config["pooling_mode_mean_tokens"] = false.into();
+    config["pooling_mode_cls_token"] = true.into();
+    std::fs::write(path, config.to_string()).unwrap();
+    to
+}
+
+fn stats(index: &Path) -> serde_json::Value {
+    ragtune(&["index", "stats", "--json"]).with("--index", index).run().json()
+}
+
+#[test]
+fn another_encoder_is_refused_with_both_fingerprints_and_served_after_a_build_of_its_own() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let query = "when did red bull come to the united states";
+    let first = search(&index, query, 5, &[]);
+    let first_fingerprint = stats(&index)["encoder"].as_str().unwrap().to_owned();
+    let generator = small_generator();
+    for (number, (other, differs)) in
+        [(changed_weight(folder.path()), "weights"), (changed_pooling(folder.path()), "pooling")].iter().enumerate()
+    {
+        let says = [&format!("`{first_fingerprint}`"), *differs, "ragtune index build", "--encoder"];
+        let by_other =
+            || ragtune(&["index", "search", "--query", query]).with("--index", &index).with("--encoder", other);
+        let refusal = if number == 0 { by_other().run().refused(&says) } else { by_other().run().refused(&says[1..]) };
+        train("joint", &index, &folder.path().join("run")).with("--encoder", other).run().refused(&says[1..]);
+        ragtune(&["eval"])
+            .with("--index", &index)
+            .with("--encoder", other)
+            .with("--generator", &generator)
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .run()
+            .refused(&says[1..]);
+
+        // What the hint says, done: both are served, each by its own vectors.
+        build(&fixture("tiny/corpus.jsonl"), other, &index).done();
+        let after = stats(&index);
+        let fingerprint = after["encoder"].as_str().unwrap();
+        assert!(refusal.stderr.contains(&format!("`{fingerprint}`")), "both fingerprints are named: {refusal:#?}");
+        assert_eq!(after["generations"].as_array().unwrap().len(), number + 2);
+        by_other().run().done();
+        assert_eq!(search(&index, query, 5, &["--encoder", encoder().to_str().unwrap()]), first);
+    }
+    assert!(is_clean(&index));
+}
+
+/// Training the question side leaves every stored vector as it is: the trained encoder searches those of its base.
+#[test]
+fn a_question_side_encoder_searches_the_vectors_of_its_base() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let out = folder.path().join("run");
+    train("joint", &index, &out).and(&["--steps", "3", "--lr-encoder", "1e-3"]).run().done();
+    let before = files(base_index());
+    assert_eq!(files(&index), before, "the index was only read");
+    let trained = out.join("encoder");
+    assert_ne!(digest(&trained.join("model.safetensors")), digest(&encoder().join("model.safetensors")));
+    let query = "when did red bull come to the united states";
+    let found = search(&index, query, 5, &["--encoder", trained.to_str().unwrap()]);
+    assert_eq!(found.len(), 5);
+    // It is the trained encoder that asks: scores differ from the base's.
+    let score = |encoder: &Path| {
+        ragtune(&["index", "search", "--json", "--query", query])
+            .with("--index", &index)
+            .with("--encoder", encoder)
+            .run()
+            .json()[0]["score"]
+            .as_f64()
+            .unwrap()
+    };
+    assert_ne!(score(&trained), score(&encoder()));
+    let questions = fixture("tiny/dev.jsonl");
+    let evaluated =
+        ragtune(&["eval", "--limit", "4", "--json"]).with("--run", &out).with("--questions", &questions).run().json();
+    assert_eq!(evaluated["summary"]["generation"], 1);
+    // Moved elsewhere it is still known for what it is; on an index of another base it is refused.
+    let moved = folder.path().join("moved");
+    std::fs::rename(&trained, &moved).unwrap();
+    assert_eq!(search(&index, query, 5, &["--encoder", moved.to_str().unwrap()]), found);
+    let elsewhere = folder.path().join("elsewhere");
+    build(&fixture("tiny/corpus.jsonl"), &changed_weight(folder.path()), &elsewhere).done();
+    ragtune(&["index", "search", "--query", query])
+        .with("--index", &elsewhere)
+        .with("--encoder", &moved)
+        .run()
+        .refused(&["fingerprint", "weights"]);
+}
+
+/// After training both sides the newest generation is the trained encoder's; the base encoder still finds its own.
+#[test]
+fn a_fully_trained_encoder_and_its_base_are_served_side_by_side() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let query = "when did red bull come to the united states";
+    let first = search(&index, query, 5, &[]);
+    for round in ["one", "two"] {
+        let out = folder.path().join(round);
+        train("joint", &index, &out)
+            .and(&["--steps", "2", "--train-passages", "true", "--refresh-every", "1", "--lr-encoder", "1e-3"])
+            .run()
+            .done();
+        let record = json(&out.join("record.json"));
+        assert_eq!(record["index"]["base_generation"], 1, "every run starts from the base encoder's vectors");
+        search(&index, query, 5, &["--encoder", out.join("encoder").to_str().unwrap()]);
+        assert_eq!(search(&index, query, 5, &["--encoder", encoder().to_str().unwrap()]), first);
+        assert_eq!(search(&index, query, 5, &[]), first, "without --encoder: the one the index was built with");
+    }
+    // The first run's generation is kept as long as the run may need it.
+    search(&index, query, 5, &["--encoder", folder.path().join("one/encoder").to_str().unwrap()]);
+    assert!(is_clean(&index));
+}

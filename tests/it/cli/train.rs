@@ -1,0 +1,101 @@
+//! `ragtune train` as typed: settings, dry run, what is printed and what is left.
+
+use crate::support::*;
+
+#[test]
+fn a_dry_run_prints_settings_and_refreshes_and_makes_nothing() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let before: Vec<_> = files(&index).iter().map(|file| digest(&index.join(file))).collect();
+    let out = folder.path().join("run");
+    let ran = train("joint", &index, &out)
+        .and(&["--train-passages", "true", "--refresh-every", "4", "--steps", "10", "--dry-run"])
+        .run()
+        .done();
+    assert!(!out.exists());
+    assert_eq!(files(&index).iter().map(|file| digest(&index.join(file))).collect::<Vec<_>>(), before);
+    // After steps 4 and 8 and once at the end.
+    assert!(ran.stdout.contains("3 refreshes of 60 passages: 180 passages to embed"), "{ran:#?}");
+    assert!(ran.stdout.contains("passages/s of the index build"), "{ran:#?}");
+    // What is printed is a settings file.
+    let file = folder.path().join("settings.toml");
+    std::fs::write(&file, &ran.stdout).unwrap();
+    let again = ragtune(&["train", "--dry-run"]).with("--config", &file).run().done();
+    assert_eq!(again.stdout, ran.stdout);
+    // And what it counted is what happens.
+    ragtune(&["train"]).with("--config", &file).run().done();
+    assert_eq!(json(&out.join("record.json"))["refreshes"].as_array().unwrap().len(), 3);
+    let frozen = train("frozen", &index, &folder.path().join("other")).and(&["--dry-run"]).run().done();
+    assert!(frozen.stdout.contains("0 refreshes"), "{frozen:#?}");
+}
+
+#[test]
+fn flags_win_over_the_settings_file() {
+    let folder = folder();
+    let file = folder.path().join("settings.toml");
+    std::fs::write(&file, "steps = 3\nseed = 5\ntop-k = 1\n").unwrap();
+    let out = folder.path().join("run");
+    train("generator", base_index(), &out).with("--config", &file).and(&["--seed", "6"]).run().done();
+    let record = json(&out.join("record.json"));
+    assert_eq!(
+        (&record["config"]["steps"], &record["config"]["seed"], &record["config"]["top-k"]),
+        (&3.into(), &6.into(), &2.into())
+    );
+    assert_eq!(lines(&out.join("metrics.jsonl")).len(), 3);
+}
+
+#[test]
+fn json_is_the_record_and_nothing_else() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    let printed = train("joint", base_index(), &out).and(&["--steps", "2", "--json", "--eval-every", "1"]).run().json();
+    let record = json(&out.join("record.json"));
+    assert_eq!(printed, record);
+    assert_eq!(record["schema"], 1);
+    assert_eq!(record["status"], "finished");
+    assert_eq!((&record["steps_done"], &record["steps_total"]), (&2.into(), &2.into()));
+    assert!(record["source"].as_str().unwrap().contains("arXiv"));
+    assert!(record["command"].as_array().unwrap().iter().any(|word| word == "--eval-every"));
+    let names: Vec<&str> =
+        record["evaluations"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["step-1", "final"]);
+    for (evaluation, step) in record["evaluations"].as_array().unwrap().iter().zip([1, 2]) {
+        assert_eq!(evaluation["step"], step);
+        assert_eq!(lines(&out.join(evaluation["scores_file"].as_str().unwrap())).len(), 4);
+    }
+    assert_eq!(record["data"]["eval_questions"]["count"], 20);
+    assert_eq!(record["data"]["corpus"]["hash"], digest(&fixture("tiny/corpus.jsonl")));
+    assert!(record["machine"]["cores"].as_u64().unwrap_or(0) > 0 || record["machine"].as_object().unwrap().len() > 2);
+    assert!(!out.join("checkpoints").exists(), "a finished run needs none");
+}
+
+#[test]
+fn text_says_quality_cost_and_what_to_type_next() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    let ran = train("embedder", base_index(), &out).and(&["--steps", "2"]).run().done();
+    for part in ["EM ", "F1 ", "recall@5", "refreshes", "not attributed", &format!("ragtune compare {}", out.display())]
+    {
+        assert!(ran.stdout.contains(part), "{part}: {ran:#?}");
+    }
+}
+
+#[test]
+fn strategies_are_listed_with_their_sources() {
+    let listed = ragtune(&["strategies", "--json"]).run().json();
+    let names: Vec<&str> = listed.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let table: Vec<&str> = ragtune::strategies::STRATEGIES.iter().map(|strategy| strategy.name).collect();
+    assert_eq!(names, table);
+    assert!(listed.as_array().unwrap().iter().all(|one| !one["source"].as_str().unwrap().is_empty()));
+    let text = ragtune(&["strategies"]).run().done().stdout;
+    assert!(names.iter().all(|name| text.contains(name)), "{text}");
+}
+
+#[test]
+fn help_and_version() {
+    for words in [&["--help"][..], &["train", "--help"], &["index", "build", "--help"], &["eval", "--help"]] {
+        assert!(ragtune(words).run().done().stdout.contains("Usage: ragtune"), "{words:?}");
+    }
+    assert!(ragtune(&["--version"]).run().done().stdout.contains(env!("CARGO_PKG_VERSION")));
+    assert_eq!(ragtune(&[]).run().code, Some(2));
+}
