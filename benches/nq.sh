@@ -29,7 +29,7 @@ train() {
 train frozen --strategy frozen
 train generator --strategy generator
 train joint --strategy joint --train-passages true --refresh-every "${REFRESH_EVERY:-60}"
-train embedder --strategy embedder --train-passages true --batch-size 16
+BATCH=16 train embedder --strategy embedder --train-passages true
 runs=("$out/frozen" "$out/embedder" "$out/generator" "$out/joint")
 "$ragtune" compare "${runs[@]}" --html "$out/report.html" | tee "$out/comparison.txt"
 "$ragtune" compare "${runs[@]}" --markdown >"$out/comparison.md"

@@ -22,7 +22,7 @@ pub enum Command {
     #[command(subcommand)]
     Index(IndexCommand),
     /// Train a pipeline by a strategy and evaluate it.
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// Evaluate a run, or an index and a generator.
     Eval(EvalArgs),
     /// Compare runs: quality with intervals, cost by phase.

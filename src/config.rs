@@ -141,6 +141,12 @@ impl TrainConfig {
             None => serde_json::Map::new(),
         };
         if let serde_json::Value::Object(flags) = serde_json::to_value(args)? {
+            // JSON has neither NaN nor infinity; a flag that was not given is not in it.
+            if let Some((name, _)) = flags.iter().find(|(_, value)| value.is_null()) {
+                return Err(
+                    Error::new(format!("`--{name}` is not a finite number")).hint("give a number, for instance `1e-4`")
+                );
+            }
             settings.extend(flags);
         }
         let config: Self = serde_json::from_value(serde_json::Value::Object(settings)).map_err(|source| {

@@ -29,6 +29,25 @@ impl Error {
         self
     }
 
+    /// Adds a hint unless this error or one of its causes has one already.
+    pub fn or_hint(self, hint: impl Into<String>) -> Self {
+        if self.find_hint().is_some() { self } else { self.hint(hint) }
+    }
+
+    /// Whether a full disk is among the causes.
+    pub fn out_of_space(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let full = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            // Libraries wrap the system's error in types of their own; its text survives that.
+            if full == Some(std::io::ErrorKind::StorageFull) || error.to_string().contains("No space left on device") {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// Names the error that caused this one.
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());

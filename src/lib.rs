@@ -57,8 +57,8 @@
 //!
 //! Text and vectors live in separate data files of one Lance dataset; a refresh replaces the vector files and never touches
 //! the text. The Lance commit is the truth; the graph is a derived, checksummed, disposable sidecar, and exact search is
-//! always there. Every generation carries the fingerprint of what embedded it, and a question from another encoder is refused
-//! - except in training, which declares that its index may be stale: the index then only selects passages, and their scores
+//! always there. Every generation carries the fingerprint of what embedded it, and a question from another encoder is refused,
+//! except in training, which declares that its index may be stale: the index then only selects passages, and their scores
 //! are recomputed from live vectors (REALM). Several generations are kept, so that every strategy finds the one its base
 //! encoder embedded, whatever was trained before on the same index. `index/FORMAT.md` has the bytes and the crash table.
 //!

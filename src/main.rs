@@ -29,7 +29,10 @@ fn main() -> ExitCode {
                 eprintln!("  because: {inner}");
                 cause = inner.source();
             }
-            if let Some(hint) = error.find_hint() {
+            let full = || {
+                error.out_of_space().then(|| "the disk is full: free some space and run the same command again".into())
+            };
+            if let Some(hint) = error.find_hint().or_else(full) {
                 eprintln!("\nhint: {hint}");
             }
             ExitCode::from(2)

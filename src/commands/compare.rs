@@ -11,7 +11,7 @@ const EVALUATION: &str = "final";
 pub fn run(args: &CompareArgs) -> Result<u8> {
     let mut runs = Vec::with_capacity(args.runs.len());
     for folder in &args.runs {
-        runs.push(RunRecord::load_with_scores(folder, EVALUATION)?);
+        runs.push(RunRecord::load_with_scores(folder, EVALUATION).map_err(super::damaged_run)?);
     }
     let options = CompareOptions {
         evaluation: EVALUATION.to_owned(),

@@ -8,11 +8,11 @@ use crate::data::{self, corpus, questions};
 use crate::error::Result;
 
 pub fn run(file: &Path, corpus: Option<&Path>, json: bool) -> Result<u8> {
-    let mut found = data::check(file)?;
+    let mut found = data::check(file).map_err(data::expected)?;
     if let Some(path) = corpus {
         let mut ids = HashSet::new();
-        for passage in corpus::open(path)? {
-            ids.insert(passage?.id);
+        for passage in corpus::open(path).map_err(data::expected)? {
+            ids.insert(passage.map_err(data::expected)?.id);
         }
         if let Err(error) = data::validate_gold(&questions::read(file)?, |id| ids.contains(id)) {
             found.problems.push(error.to_string());

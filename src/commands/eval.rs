@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ragtune_index::{Corpus, Search};
 use serde::Serialize;
 
-use super::{print_json, print_text, progress};
+use super::{announce_graph, print_json, print_text, progress};
 use crate::cli::EvalArgs;
 use crate::config::TrainConfig;
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
@@ -84,6 +84,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     let max_prompt_tokens = prompt_limit(&generator, limit, parts.max_answer_tokens)?;
     let prompt = Prompt::new(template, generator.special().bos, generator.special().eos.first().copied())?;
     let search = if parts.exact { Search::Exact } else { Search::Graph { ef: parts.ef } };
+    announce_graph(&generation, search);
     let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search };
     drop(load);
     drop(setup);
@@ -138,7 +139,7 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
     let reader = args.reader.as_deref().map(Reader::parse).transpose()?;
     if let Some(run) = &args.run {
         let config = TrainConfig::of_run(run)?;
-        let record = RunRecord::load(run)?;
+        let record = RunRecord::load(run).map_err(super::damaged_run)?;
         if record.finished.is_none() {
             return Err(Error::new(format!("the run `{}` is {}", run.display(), record.status.name()))
                 .hint(format!("finish it first: ragtune train --resume {}", run.display())));

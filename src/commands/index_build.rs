@@ -8,7 +8,7 @@ use super::{print_json, print_text, progress};
 use crate::cli::IndexBuildArgs;
 use crate::config::device;
 use crate::cost::{Activity, Ledger, Phase, units};
-use crate::data::corpus;
+use crate::data::{self, corpus};
 use crate::error::{Context, Error, Result};
 use crate::models::encoder::Encoder;
 use crate::pipeline::embed::{EmbedSettings, embed_corpus, fingerprint_of};
@@ -24,7 +24,8 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let lock = corpus.lock(&format!("ragtune index build {}", args.out.display()))?;
     let by = fingerprint_of(&encoder)?;
     if let Some(generation) = corpus.generation_for(&by)? {
-        // Nothing to embed; a graph that was lost or damaged is built again from the stored vectors.
+        // Nothing to embed; a graph that was lost or damaged is built again from the stored vectors, and what a build
+        // that was killed at its very end left out is made up for.
         let graph = graph_params(args);
         for done in corpus.mend(&lock, &graph, &mut |_stage| {})? {
             eprintln!("mended: {done}");
@@ -36,6 +37,10 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
             by.id(),
             generation.number()
         );
+        corpus.protect(&lock, generation.number(), "base")?;
+        if generation.recorded(BUILD_NOTE)?.is_none() {
+            generation.record(BUILD_NOTE, &serde_json::to_value(note(args, 0, 0, &ledger)?)?)?;
+        }
         if args.json {
             print_json(&super::index_stats::gather(&args.out)?)?;
         }
@@ -52,16 +57,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     bar.finish_and_clear();
     // Training refreshes supersede generations; this one stays, so that every strategy can start from it.
     corpus.protect(&lock, embedded.generation.number(), "base")?;
-    let record = ledger.snapshot();
-    let seconds = record.phase(Phase::Embed).seconds;
-    let note = BuildNote {
-        encoder: absolute(&args.encoder)?,
-        corpus: absolute(&args.corpus)?,
-        embedded: embedded.passages,
-        truncated: embedded.truncated,
-        passages_per_second: if seconds > 0.0 { embedded.passages as f64 / seconds } else { 0.0 },
-        ledger: record,
-    };
+    let note = note(args, embedded.passages, embedded.truncated, &ledger)?;
     embedded.generation.record(BUILD_NOTE, &serde_json::to_value(&note)?)?;
     if args.json {
         print_json(&super::index_stats::gather(&args.out)?)?;
@@ -85,6 +81,20 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// What is noted of a build that embedded so many passages and cut so many of them.
+fn note(args: &IndexBuildArgs, embedded: u64, truncated: u64, ledger: &Ledger) -> Result<BuildNote> {
+    let record = ledger.snapshot();
+    let seconds = record.phase(Phase::Embed).seconds;
+    Ok(BuildNote {
+        encoder: absolute(&args.encoder)?,
+        corpus: absolute(&args.corpus)?,
+        embedded,
+        truncated,
+        passages_per_second: if seconds > 0.0 { embedded as f64 / seconds } else { 0.0 },
+        ledger: record,
+    })
+}
+
 /// Refuses graph settings that the index would refuse, before the corpus is embedded for nothing.
 fn check_graph(args: &IndexBuildArgs) -> Result<()> {
     for (flag, value, range) in
@@ -105,7 +115,7 @@ fn graph_params(args: &IndexBuildArgs) -> GraphParams {
 
 /// Opens the index when it holds this very corpus, makes it when there is none, refuses otherwise.
 fn open_or_create(args: &IndexBuildArgs) -> Result<Corpus> {
-    let reader = corpus::open(&args.corpus)?;
+    let reader = corpus::open(&args.corpus).map_err(data::expected)?;
     let source = Source {
         name: args.corpus.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         blake3: reader.hash().to_owned(),
@@ -128,7 +138,7 @@ fn open_or_create(args: &IndexBuildArgs) -> Result<Corpus> {
     Corpus::create(&args.out, &source, reader, &CreateOptions::default()).map_err(|error| match error {
         // The reader's own error names file and line and knows the remedy: nothing is said in front of it.
         ragtune_index::Error::Passages(cause) => match cause.downcast::<Error>() {
-            Ok(own) => *own,
+            Ok(own) => data::expected(*own),
             Err(other) => Error::new("reading the corpus failed").because(other),
         },
         other => other.into(),

@@ -3,7 +3,7 @@
 use ragtune_index::{Corpus, Search, Trust};
 use serde::Serialize;
 
-use super::{print_json, print_text};
+use super::{announce_graph, print_json, print_text};
 use crate::cli::IndexSearchArgs;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
@@ -35,12 +35,10 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
     };
     let encoder = Encoder::load(&folder, &candle_core::Device::Cpu)?;
     let (generation, by) = searched_by(&corpus, &encoder, &folder)?;
-    if let (false, Some(defect)) = (args.exact, generation.graph_defect()) {
-        eprintln!("warning: the graph cannot be used ({defect}); comparing with every passage instead");
-    }
     let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
     let vector = encoder.forward(&tokenized.ids, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
+    announce_graph(&generation, how);
     let hits = generation.search(&vector, args.top_k, how, Trust::Same(&by))?.into_iter().flatten().collect::<Vec<_>>();
     let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
     let found: Vec<Found> = corpus

@@ -112,6 +112,6 @@ pub fn gather(index: &Path) -> Result<Stats> {
         graph_ef_construction: graph.map(|graph| graph.ef_construction),
         graph_defect: generation.graph_defect().map(str::to_owned),
         build_seconds,
-        embedding_passages_per_second: note.map(|note| note.passages_per_second),
+        embedding_passages_per_second: note.map(|note| note.passages_per_second).filter(|rate| *rate > 0.0),
     })
 }

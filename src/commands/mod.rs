@@ -4,10 +4,11 @@ use std::io::Write;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ragtune_index::{Generation, Search};
 use serde::Serialize;
 
 use crate::cli::{Cli, Command, DataCommand, IndexCommand};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod compare;
 mod data_check;
@@ -32,6 +33,18 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Compare(args) => compare::run(&args),
         Command::Data(DataCommand::Check { file, corpus, json }) => data_check::run(&file, corpus.as_deref(), json),
         Command::Strategies { json } => strategies::run(json),
+    }
+}
+
+/// What to do about a run folder whose files cannot be read.
+fn damaged_run(error: Error) -> Error {
+    error.or_hint("copy the run folder again, or train again into a new one")
+}
+
+/// Says why a graph that was to be searched cannot be: every passage is compared instead, which is slower, not worse.
+fn announce_graph(generation: &Generation, search: Search) {
+    if let (Search::Graph { .. }, Some(defect)) = (search, generation.graph_defect()) {
+        eprintln!("warning: the graph cannot be used ({defect}); comparing with every passage instead");
     }
 }
 

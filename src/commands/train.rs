@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
 
-use super::{print_json, print_text, progress};
+use super::{announce_graph, print_json, print_text, progress};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::cost::{Ledger, Phase, units};
@@ -24,7 +24,12 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             // The folder may have been moved since.
             let config = TrainConfig { out: dir.clone(), ..TrainConfig::of_run(dir)? };
             // Killed before it wrote anything but its settings: it begins.
-            let record = dir.join(RECORD_FILE).is_file().then(|| RunRecord::load(dir)).transpose()?;
+            let record = dir
+                .join(RECORD_FILE)
+                .is_file()
+                .then(|| RunRecord::load(dir))
+                .transpose()
+                .map_err(super::damaged_run)?;
             if record.as_ref().is_some_and(|record| record.status == Status::Finished) {
                 return Err(Error::new(format!("the run `{}` is finished, there is nothing to resume", dir.display()))
                     .hint(format!("ragtune compare {}", dir.display())));
@@ -42,13 +47,26 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             (config, run, None)
         }
     };
-    let ended = train(&config, &run, resumed, args.json);
+    let ended = train(&config, &run, resumed, args.json).map_err(|error| resumable(error, run.dir()));
     if ended.is_err() && args.resume.is_none() && !run.dir().join(RECORD_FILE).exists() {
         // Refused before it began: the folder must not stand in the way of the corrected command. What was wrong is said
         // in any case, also where the folder cannot be removed.
         let _ = run.discard();
     }
     ended
+}
+
+/// What to type after an error in a run that has begun.
+fn resumable(error: Error, run: &Path) -> Error {
+    let command = format!("ragtune train --resume {}", run.display());
+    if !run.join(RECORD_FILE).is_file() {
+        return error;
+    }
+    if error.out_of_space() {
+        return error
+            .hint(format!("the disk is full: free some space, then go on from the last checkpoint: {command}"));
+    }
+    error.or_hint(format!("mend the cause, then go on from the last checkpoint: {command}"))
 }
 
 fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json: bool) -> Result<u8> {
@@ -77,6 +95,7 @@ fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json
     record.status = Status::Running;
     record.save(run.dir())?;
     let mut trainer = session.trainer(config, run, &stages, &ledger, found)?;
+    announce_graph(&trainer.pipeline.generation, trainer.pipeline.search);
     let mut bars = Bars::default();
     let outcome = trainer.train(&stages, &interrupted, &mut |event| bars.show(event));
     bars.clear();
@@ -93,7 +112,8 @@ fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json
             return Ok(130);
         }
         Err(error) => {
-            finish::note_progress(&mut record, &trainer, Status::Interrupted).save(run.dir())?;
+            // What went wrong is what is said, also where a full disk keeps the record from being written.
+            let _ = finish::note_progress(&mut record, &trainer, Status::Interrupted).save(run.dir());
             return Err(error);
         }
     }

@@ -43,6 +43,14 @@ impl fmt::Display for Format {
     }
 }
 
+/// Adds what is read to an error about a file that has no better hint.
+pub fn expected(error: crate::error::Error) -> crate::error::Error {
+    error.or_hint(
+        "one JSON object a line: passages {\"id\", \"title\", \"text\"}, questions {\"id\", \"question\", \"answers\", \
+         \"gold_passages\"}; BEIR folders and SQuAD JSON are read too",
+    )
+}
+
 /// `a`, `b` and `c`: names for an error message.
 fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let quoted: Vec<String> = names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect();

@@ -42,7 +42,7 @@ impl Refresh {
     pub fn decide(&self, now: &Staleness) -> Decision {
         let stale = now.passages_move && now.step > now.embedded_at;
         match self {
-            Refresh::Every(steps) if stale && now.step % steps == 0 => Decision::EmbedAll,
+            Refresh::Every(steps) if stale && now.step.is_multiple_of(*steps) => Decision::EmbedAll,
             _ => Decision::Keep,
         }
     }

@@ -247,7 +247,7 @@ fn model_record(role: &str, folder: &Path, params: &Params) -> Result<ModelRecor
 
 /// Reads a question set and refuses it when it names a gold passage that the corpus lacks.
 pub fn read_questions(path: &Path, corpus: &Corpus) -> Result<QuestionSet> {
-    let set = questions::read(path)?;
+    let set = questions::read(path).map_err(data::expected)?;
     corpus.ids()?;
     data::validate_gold(&set, |id| matches!(corpus.ordinal(id), Ok(Some(_))))?;
     Ok(set)

@@ -238,7 +238,8 @@ impl Drop for Running {
 /// A process that ended.
 #[derive(Debug)]
 pub struct Ran {
-    /// What was typed, for messages.
+    /// What was typed: failed assertions print it.
+    #[allow(dead_code)]
     pub typed: String,
     /// Exit code; none when a signal ended it.
     pub code: Option<i32>,

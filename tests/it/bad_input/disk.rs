@@ -34,7 +34,7 @@ fn a_checkpoint_on_a_full_disk() {
     // Weights and two moments of 2 M numbers are 24 MB: the first checkpoint fits, the second does not.
     disk.resize(36 * 1024);
     let out = disk.path().join("run");
-    train_to(&out).run().refused(&["full", "checkpoint"]);
+    train_to(&out).run().refused(&["checkpoint", "full", &format!("ragtune train --resume {}", out.display())]);
     assert_eq!(json(&out.join("record.json"))["status"], "interrupted");
     let kept: Vec<_> =
         std::fs::read_dir(out.join("checkpoints")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
