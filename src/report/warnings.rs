@@ -120,7 +120,7 @@ pub(super) fn alone(run: &str, record: &RunRecord) -> Vec<Warning> {
     found
 }
 
-/// Doubts about a run, called `label`, beside the reference run. Seeds are compared by row, in [`super::compare`].
+/// Doubts about a run, called `label`, beside the reference run. Seeds are compared by row, in [`mod@super::compare`].
 pub(super) fn beside(label: &str, record: &RunRecord, reference: &RunRecord) -> Vec<Warning> {
     let mut found = Vec::new();
     let run = || label.to_owned();
