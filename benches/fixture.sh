@@ -18,14 +18,14 @@ train() {
     "$ragtune" train --resume "$out/$name"
   elif [ ! -f "$out/$name/scores-final.jsonl" ]; then
     "$ragtune" train --index "$out/index" --questions fixtures/nq/train.jsonl --eval-questions fixtures/nq/test.jsonl \
-      --generator fixtures/models/qa-llama --steps "${STEPS:-210}" --batch-size 4 --top-k 4 \
-      --lr-generator "${LR_GENERATOR:-2e-4}" --lr-encoder "${LR_ENCODER:-5e-5}" --checkpoint-every 50 --out "$out/$name" "$@"
+      --generator fixtures/models/qa-llama --steps "${STEPS:-210}" --batch-size "${BATCH:-2}" --top-k "${TOP_K:-3}" \
+      --lr-generator "${LR_GENERATOR:-1e-4}" --lr-encoder "${LR_ENCODER:-5e-5}" --checkpoint-every 50 --out "$out/$name" "$@"
   fi
 }
 
 for seed in ${SEEDS:-0 1 2}; do
   train "frozen-$seed" --strategy frozen --seed "$seed"
-  train "embedder-$seed" --strategy embedder --train-passages true --seed "$seed"
+  BATCH=16 train "embedder-$seed" --strategy embedder --train-passages true --seed "$seed"
   train "generator-$seed" --strategy generator --seed "$seed"
   for every in 0 50 200; do
     train "joint-$every-$seed" --strategy joint --train-passages true --refresh-every "$every" --seed "$seed"
