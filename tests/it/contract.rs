@@ -318,6 +318,32 @@ fn the_loss_falls_on_questions_seen_again_and_again() {
 }
 
 #[test]
+fn a_batch_cut_into_micro_batches_is_the_same_batch() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    for case in cases().into_iter().filter(|case| trains(case) != Trains::default() && !case.lora) {
+        let name =
+            |batch_tokens: usize| folder.path().join(format!("{}{case:?}", batch_tokens).replace([' ', '"'], ""));
+        // One question at a time, or all three at once.
+        let [cut, whole] = [1, 100_000].map(|batch_tokens| {
+            let args = TrainArgs { batch_tokens: Some(batch_tokens), ..args(&case, &index, &name(batch_tokens)) };
+            run(&args, |_, _| {})
+        });
+        for (cut, whole) in losses(&cut).iter().zip(losses(&whole)) {
+            assert!((cut - whole).abs() < 1e-3 * whole.abs().max(1.0), "{case:?}: {cut} {whole}");
+        }
+        let norms = |left: &Left| -> Vec<f64> {
+            let lines = left.metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            let first = lines.take(1).flat_map(|line| line["gradient_norms"].as_object().unwrap().clone());
+            first.map(|(_, norm)| norm.as_f64().unwrap()).collect()
+        };
+        for (cut, whole) in norms(&cut).iter().zip(norms(&whole)) {
+            assert!((cut - whole).abs() < 1e-3 * whole, "{case:?}: {cut} {whole}");
+        }
+    }
+}
+
+#[test]
 fn what_a_run_saves_is_what_it_trained() {
     let folder = folder();
     let index = index_copy(folder.path());
