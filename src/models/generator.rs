@@ -58,7 +58,7 @@ pub struct Generator {
 impl Generator {
     /// Reads `config.json`, `tokenizer.json` and the weights of a model folder; every weight trains until told otherwise.
     ///
-    /// An unknown model family, an unsupported setting, a tokenizer with more tokens than the model, and missing,
+    /// An unknown model family, an unsupported setting, a tokenizer with more tokens than the model or less than half of them, and missing,
     /// surplus, misshapen or non-finite tensors are errors that name them. A tied embedding may be stored under either
     /// of its names, and is saved as `model.embed_tokens.weight`.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
@@ -67,6 +67,16 @@ impl Generator {
         if text.vocab_size() > config.vocabulary {
             return Err(Error::new(format!(
                 "the tokenizer of `{}` has {} tokens, but the model only {}",
+                dir.display(),
+                text.vocab_size(),
+                config.vocabulary
+            ))
+            .hint("copy tokenizer.json and the weights from the same model"));
+        }
+        // Models are padded by a few hundred tokens at most; one twice as large was trained with another tokenizer.
+        if text.vocab_size() * 2 < config.vocabulary {
+            return Err(Error::new(format!(
+                "the tokenizer of `{}` has {} tokens, less than half of the model's {}: they do not belong together",
                 dir.display(),
                 text.vocab_size(),
                 config.vocabulary

@@ -151,6 +151,11 @@ fn a_generator_with_a_tokenizer_of_another_vocabulary() {
     copy(&fixture("golden/generator/llama3"), &generator);
     std::fs::copy(small_generator().join("tokenizer.json"), generator.join("tokenizer.json")).unwrap();
     generator_is_refused(&generator, &["6144", "100", "tokenizer"]);
+    // And the other way round.
+    let generator = folder.path().join("large");
+    copy(&fixture("models/qa-llama"), &generator);
+    std::fs::copy(fixture("golden/generator/llama3").join("tokenizer.json"), generator.join("tokenizer.json")).unwrap();
+    generator_is_refused(&generator, &["6144", "100", "tokenizer"]);
 }
 
 #[test]
