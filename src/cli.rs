@@ -321,6 +321,12 @@ pub struct EvalArgs {
     /// Compare with every passage instead of walking the graph.
     #[arg(long)]
     pub exact: bool,
+    /// The most tokens of a prompt; passages are shortened to fit [default: the run's, or the prompt template's].
+    #[arg(long)]
+    pub max_prompt_tokens: Option<usize>,
+    /// The most tokens of an answer [default: the run's, or 32].
+    #[arg(long)]
+    pub max_answer_tokens: Option<usize>,
     /// Evaluate on the first so many questions only; 0: on all.
     #[arg(long, default_value_t = 0)]
     pub limit: usize,

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use ragtune::cli::Cli;
 
 fn main() -> ExitCode {
@@ -13,12 +13,7 @@ fn main() -> ExitCode {
     keep_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { 2 } else { 0 };
-            // A closed pipe behind `--help` is nobody's mistake.
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return refuse(&error),
     };
     match ragtune::commands::run(cli) {
         Ok(code) => ExitCode::from(code),
@@ -38,6 +33,25 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// What the command line itself is refused for, with the help page that lists what is allowed there.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // A closed pipe behind `--help` is nobody's mistake.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let mut known = Cli::command();
+    let mut page = String::from("ragtune");
+    for typed in std::env::args().skip(1) {
+        let Some(inner) = known.find_subcommand(&typed).cloned() else { break };
+        page.push(' ');
+        page.push_str(&typed);
+        known = inner;
+    }
+    eprintln!("\nhint: `{page} --help` lists what it takes");
+    ExitCode::from(2)
 }
 
 /// candle asks for the number of cores at every matrix product unless this variable is set, which costs more than a small

@@ -208,6 +208,7 @@ impl Error {
             Error::BadVector { .. } => "the encoder's weights may hold NaN or its normalisation may be off; \
                  vectors must be finite and of length one"
                 .into(),
+            Error::Setting { name, expected, .. } => format!("choose {expected} for {name}"),
             Error::NoGeneration { .. } => "`ragtune index stats --index DIR` lists them".into(),
             Error::Corrupt { .. } | Error::Storage { .. } => {
                 "`ragtune index check --index DIR` says what is damaged and how to mend it".into()

@@ -56,6 +56,10 @@ struct Parts {
 pub fn run(args: &EvalArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let parts = parts(args)?;
+    if parts.max_answer_tokens == 0 {
+        return Err(Error::new("`--max-answer-tokens 0` leaves no room for an answer; expected at least 1")
+            .hint("leave it out for the run's own, or 32"));
+    }
     let setup = ledger.activity(Activity::Setup);
     let load = ledger.span(Phase::Load);
     let corpus = Corpus::open(&parts.index)?;
@@ -157,8 +161,8 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             temperature: args.temperature.unwrap_or(config.temperature),
             ef: args.ef.unwrap_or(config.ef),
             exact: args.exact || config.exact,
-            max_prompt_tokens: config.max_prompt_tokens,
-            max_answer_tokens: config.max_answer_tokens,
+            max_prompt_tokens: args.max_prompt_tokens.or(config.max_prompt_tokens),
+            max_answer_tokens: args.max_answer_tokens.unwrap_or(config.max_answer_tokens),
         });
     }
     let (Some(index), Some(generator)) = (args.index.clone(), args.generator.clone()) else {
@@ -176,8 +180,8 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         temperature: args.temperature.unwrap_or(0.05),
         ef: args.ef.unwrap_or(64),
         exact: args.exact,
-        max_prompt_tokens: None,
-        max_answer_tokens: 32,
+        max_prompt_tokens: args.max_prompt_tokens,
+        max_answer_tokens: args.max_answer_tokens.unwrap_or(32),
     })
 }
 
