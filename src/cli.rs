@@ -27,6 +27,12 @@ pub enum Command {
     Eval(EvalArgs),
     /// Compare runs: quality with intervals, cost by phase.
     Compare(CompareArgs),
+    /// Turn texts into vectors.
+    Embed(EmbedArgs),
+    /// Say what a model folder holds and what of it would train.
+    Inspect(InspectArgs),
+    /// Write the models that a run trained as folders for other programs.
+    Export(ExportArgs),
     /// Look at question sets and corpora.
     #[command(subcommand)]
     Data(DataCommand),
@@ -74,7 +80,7 @@ pub struct IndexBuildArgs {
     /// Passages: JSONL `{id, title, text}`, a BEIR folder, or SQuAD JSON.
     #[arg(long)]
     pub corpus: PathBuf,
-    /// Encoder: a sentence-transformers folder of the BERT family.
+    /// Encoder: a sentence-transformers folder, or its name on the hub (`owner/name`, `owner/name@revision`).
     #[arg(long)]
     pub encoder: PathBuf,
     /// The index folder to make.
@@ -86,9 +92,12 @@ pub struct IndexBuildArgs {
     /// Candidates kept while the graph is built: more is slower and finds better.
     #[arg(long, default_value_t = 200)]
     pub ef_construction: usize,
-    /// The most tokens of one encoder batch, padding included.
+    /// The most tokens of one encoder batch.
     #[arg(long, default_value_t = 8192)]
     pub batch_tokens: usize,
+    /// What the encoder's matrices are rounded to while passages are embedded: `f32` (not at all), `bf16` or `int8`.
+    #[arg(long, default_value = "f32")]
+    pub precision: String,
     /// Where to compute; this version knows `cpu`.
     #[arg(long, default_value = "cpu")]
     pub device: String,
@@ -109,7 +118,7 @@ pub struct IndexSearchArgs {
     /// How many passages to return.
     #[arg(long, default_value_t = 5)]
     pub top_k: usize,
-    /// The encoder; without it, the one the index was built with.
+    /// The encoder, a folder or a name on the hub; without it, the one the index was built with.
     #[arg(long)]
     pub encoder: Option<PathBuf>,
     /// Compare with every passage instead of walking the graph.
@@ -159,11 +168,11 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_questions: Option<PathBuf>,
-    /// Encoder folder; without it, the one the index was built with.
+    /// Encoder, a folder or a name on the hub; without it, the one the index was built with.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
-    /// Generator: a Hugging Face folder of the Llama family.
+    /// Generator: a Hugging Face folder, or its name on the hub (`owner/name`, `owner/name@revision`).
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator: Option<PathBuf>,
@@ -294,13 +303,13 @@ pub struct EvalArgs {
     /// An index folder.
     #[arg(long, requires = "generator")]
     pub index: Option<PathBuf>,
-    /// A generator folder.
+    /// A generator, as a folder or by its name on the hub.
     #[arg(long)]
     pub generator: Option<PathBuf>,
-    /// An encoder folder; without it, the one the index was built with.
+    /// An encoder, likewise; without it, the one the index was built with.
     #[arg(long)]
     pub encoder: Option<PathBuf>,
-    /// A PEFT adapter folder for the generator.
+    /// A PEFT adapter for the generator, likewise.
     #[arg(long)]
     pub adapter: Option<PathBuf>,
     /// Questions: JSONL, BEIR folder or SQuAD JSON.
@@ -359,6 +368,71 @@ pub struct CompareArgs {
     /// Also write a report page (HTML) to this file.
     #[arg(long)]
     pub html: Option<PathBuf>,
+}
+
+/// `ragtune embed`.
+#[derive(Args)]
+pub struct EmbedArgs {
+    /// The encoder: a sentence-transformers folder, or its name on the hub.
+    #[arg(long)]
+    pub encoder: PathBuf,
+    /// Texts, one JSON value a line: a string, `{id, text}` (with a `title`: a passage) or `{id, question}`.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// Which prompt is put before them: `question` or `passage`.
+    #[arg(long)]
+    pub role: String,
+    /// Where the vectors go: `.jsonl` (`{id, vector}`) or `.npy` (f32, a row a text); without it JSON Lines are printed.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// The most tokens of one batch.
+    #[arg(long, default_value_t = 8192)]
+    pub batch_tokens: usize,
+    /// Print what was done as JSON; needs `--out`.
+    #[arg(long, requires = "out")]
+    pub json: bool,
+}
+
+/// `ragtune inspect`.
+#[derive(Args)]
+pub struct InspectArgs {
+    /// An encoder, a generator or a PEFT adapter: a folder, or a name on the hub.
+    pub model: PathBuf,
+    /// Say what would train under this strategy only.
+    #[arg(long)]
+    pub strategy: Option<String>,
+    /// Count what trains of a generator with a LoRA adapter of this rank.
+    #[arg(long)]
+    pub lora_rank: Option<usize>,
+    /// Modules with an adapter [default: as `ragtune train`].
+    #[arg(long, value_delimiter = ',', requires = "lora_rank")]
+    pub lora_targets: Option<Vec<String>>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ragtune export`.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// The folder of a finished run.
+    #[arg(long)]
+    pub run: PathBuf,
+    /// The folder to make: of the part named, or with one folder for each part that was trained.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// `encoder` or `generator`; without it, everything that was trained.
+    #[arg(long)]
+    pub part: Option<String>,
+    /// Add a LoRA adapter to the weights it was trained on, and write the whole generator.
+    #[arg(long)]
+    pub merge: bool,
+    /// How weights are stored: `f32`, `f16` or `bf16`.
+    #[arg(long, default_value = "f32")]
+    pub dtype: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What can be done with data.

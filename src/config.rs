@@ -1,11 +1,14 @@
 //! What was meant: the training settings of file and flags together, with every check that needs no work done first.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cli::TrainArgs;
 use crate::error::{Context, Error, Result};
+use crate::hub::Origin;
+use crate::models::Precision;
 use crate::strategies::{self, Reader, Recipe, Stage, Strategy};
 
 /// The resolved settings of a training run.
@@ -77,6 +80,10 @@ pub struct TrainConfig {
     pub exact: bool,
     #[serde(default = "defaults::device")]
     pub device: String,
+    /// By part (`encoder`, `generator`): which commit of the hub a model's name stood for when the run began. Last, because
+    /// TOML puts tables after values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hub: BTreeMap<String, Origin>,
 }
 
 mod defaults {
@@ -180,6 +187,12 @@ impl TrainConfig {
         toml::to_string(self).context(|| "the settings cannot be written as TOML".into())
     }
 
+    /// What a part's model is loaded from: what was typed, or the commit that a model's name stood for when the run began.
+    pub fn pinned(&self, part: &str, typed: &Path) -> PathBuf {
+        let origin = self.hub.get(part).filter(|origin| origin.answers(typed));
+        origin.map_or_else(|| typed.to_path_buf(), Origin::pinned)
+    }
+
     /// The strategy named.
     pub fn strategy(&self) -> Result<&'static Strategy> {
         strategies::find(&self.strategy)
@@ -226,6 +239,11 @@ impl TrainConfig {
     }
 }
 
+/// The modules that get an adapter unless others are named.
+pub fn lora_targets() -> Vec<String> {
+    defaults::lora_targets()
+}
+
 /// The device of that name; this version computes on the CPU only and says so.
 pub fn device(name: &str) -> Result<candle_core::Device> {
     match name {
@@ -233,6 +251,15 @@ pub fn device(name: &str) -> Result<candle_core::Device> {
         other => Err(Error::new(format!("device `{other}` is not supported; expected `cpu`"))
             .hint("leave `--device` out: this version computes on the CPU")),
     }
+}
+
+/// The rounding of that name; see [`Precision`].
+pub fn precision(name: &str) -> Result<Precision> {
+    Precision::ALL.into_iter().find(|precision| precision.name() == name).ok_or_else(|| {
+        let known = Precision::ALL.map(Precision::name).join(", ");
+        Error::new(format!("unknown precision `{name}`, expected one of: {known}"))
+            .hint("leave `--precision` out for f32, or use `--precision bf16`")
+    })
 }
 
 fn read_settings(path: &Path) -> Result<serde_json::Map<String, serde_json::Value>> {
@@ -305,6 +332,26 @@ mod tests {
         std::fs::write(&file, "stepz = 7\n").unwrap();
         let error = TrainConfig::resolve(&args).unwrap_err();
         assert!(format!("{:?}", error).contains("stepz"));
+    }
+
+    #[test]
+    fn a_model_of_the_hub_stays_at_the_commit_the_run_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = TrainArgs { generator: Some("owner/name@v1".into()), ..complete() };
+        let mut config = TrainConfig::resolve(&args).unwrap();
+        let typed = Path::new("owner/name@v1");
+        assert_eq!(config.pinned("generator", typed), typed);
+        let origin = Origin { repo: "owner/name".into(), revision: "v1".into(), commit: "0f".into() };
+        config.hub.insert("generator".into(), origin);
+        std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
+        let read = TrainConfig::of_run(folder.path()).unwrap();
+        assert_eq!(read, config);
+        assert_eq!(read.pinned("generator", typed), Path::new("owner/name@0f"));
+        // Another model, another revision, another part: what was typed.
+        for other in ["owner/other@v1", "owner/name", "./owner"] {
+            assert_eq!(read.pinned("generator", Path::new(other)), Path::new(other));
+        }
+        assert_eq!(read.pinned("encoder", typed), typed);
     }
 
     #[test]

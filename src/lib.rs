@@ -35,11 +35,12 @@
 //! | [`eval`] | how good are answers and retrieval, question by question? |
 //! | [`cost`] | where did the time go? |
 //! | [`report`] | what is written down, and how do runs compare? |
+//! | [`hub`] | which folder does a model's name stand for? |
 //! | [`cli`], [`config`], [`commands`] | what was typed, what was meant, what is printed? |
 //!
 //! Dependence runs one way: `main -> commands -> {train, eval, report} -> {strategies -> objectives} -> pipeline -> {models,
-//! ragtune-index}`; `cost`, `data` and `error` are leaves (`eval::evaluate` drives a pipeline; the other files of `eval` are
-//! pure). `train` calls `eval`, never the reverse.
+//! ragtune-index}`; `cost`, `data` and `error` are leaves, and `hub` knows only the names of weight files (`eval::evaluate`
+//! drives a pipeline; the other files of `eval` are pure). `train` calls `eval`, never the reverse.
 //!
 //! # Invariants: what is absent
 //!
@@ -80,6 +81,7 @@ pub mod cost;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod hub;
 pub mod models;
 pub mod objectives;
 pub mod pipeline;

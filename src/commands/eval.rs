@@ -1,16 +1,18 @@
 //! `ragtune eval`: evaluate a run, or an index with a generator, on any questions.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ragtune_index::{Corpus, Search};
 use serde::Serialize;
 
-use super::{announce_graph, print_json, print_text, progress};
+use super::{announce_graph, finished_run, locate, print_json, print_text, progress};
 use crate::cli::EvalArgs;
-use crate::config::TrainConfig;
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::{EvaluateSettings, Searcher, evaluate};
+use crate::hub::Origin;
+use crate::models::Role;
 use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
@@ -18,7 +20,7 @@ use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::identity::{encoder_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::report::record::EvaluationSummary;
-use crate::report::{RunRecord, write_lines};
+use crate::report::write_lines;
 use crate::strategies::Reader;
 use crate::train::session::{EVALUATION_SEQUENCES, prompt_limit, read_questions};
 
@@ -29,12 +31,18 @@ struct Evaluated {
     encoder: PathBuf,
     generator: PathBuf,
     adapter: Option<PathBuf>,
+    /// Models of the hub, by part.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    hub: BTreeMap<String, Origin>,
     questions: PathBuf,
     questions_hash: String,
     top_k: usize,
     temperature: f64,
     summary: EvaluationSummary,
+    /// Share of prompts whose passages were shortened.
     truncated_prompts: f64,
+    /// Share of questions cut to the encoder's length.
+    truncated_questions: f64,
     ledger: LedgerRecord,
 }
 
@@ -62,6 +70,14 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     }
     let setup = ledger.activity(Activity::Setup);
     let load = ledger.span(Phase::Load);
+    let mut hub = BTreeMap::new();
+    let mut found = |part: &str, typed: &Path| -> Result<PathBuf> {
+        let located = locate(typed)?;
+        if let Some(origin) = located.origin {
+            hub.insert(part.to_owned(), origin);
+        }
+        Ok(located.folder)
+    };
     let corpus = Corpus::open(&parts.index)?;
     let questions = read_questions(&args.questions, &corpus)?;
     if parts.top_k > corpus.len() {
@@ -72,18 +88,20 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         ))
         .hint(format!("choose at most `--top-k {}`", corpus.len())));
     }
-    let encoder_folder = match &parts.encoder {
+    let encoder_name = match &parts.encoder {
         Some(folder) => folder.clone(),
         None => encoder_of(&corpus)?,
     };
+    let encoder_folder = found("encoder", &encoder_name)?;
     let device = candle_core::Device::Cpu;
     let encoder = Encoder::load(&encoder_folder, &device)?;
     let (generation, by) = searched_by(&corpus, &encoder, &encoder_folder)?;
-    let mut generator = Generator::load(&parts.generator, &device)?;
+    let generator_folder = found("generator", &parts.generator)?;
+    let mut generator = Generator::load(&generator_folder, &device)?;
     if let Some(adapter) = &parts.adapter {
-        generator.load_adapter(adapter)?;
+        generator.load_adapter(&found("adapter", adapter)?)?;
     }
-    let template = PromptTemplate::of_generator(&parts.generator)?;
+    let template = PromptTemplate::of_generator(&generator_folder)?;
     let limit = parts.max_prompt_tokens.unwrap_or(template.max_prompt_tokens);
     let max_prompt_tokens = prompt_limit(&generator, limit, parts.max_answer_tokens)?;
     let prompt = Prompt::new(template, generator.special().bos, generator.special().eos.first().copied())?;
@@ -112,6 +130,13 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         })?
     };
     bar.finish_and_clear();
+    let asked: Vec<&str> =
+        questions.questions.iter().take(evaluation.scores.len()).map(|question| question.question.as_str()).collect();
+    let truncated_questions = {
+        let _activity = ledger.activity(Activity::Evaluate);
+        let _span = ledger.span(Phase::Embed);
+        pipeline.encoder.tokenize(&asked, Role::Question)?.truncated as f64 / asked.len().max(1) as f64
+    };
     let mut summary = evaluation.summary;
     if let Some(path) = &args.scores {
         write_lines(path, &evaluation.scores)?;
@@ -119,15 +144,17 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     }
     let evaluated = Evaluated {
         index: parts.index,
-        encoder: encoder_folder,
+        encoder: encoder_name,
         generator: parts.generator,
         adapter: parts.adapter,
+        hub,
         questions: args.questions.clone(),
         questions_hash: questions.hash,
         top_k: parts.top_k,
         temperature: parts.temperature,
         summary,
         truncated_prompts: evaluation.truncated as f64 / evaluation.prompts.max(1) as f64,
+        truncated_questions,
         ledger: ledger.snapshot(),
     };
     if args.json {
@@ -142,18 +169,13 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
 fn parts(args: &EvalArgs) -> Result<Parts> {
     let reader = args.reader.as_deref().map(Reader::parse).transpose()?;
     if let Some(run) = &args.run {
-        let config = TrainConfig::of_run(run)?;
-        let record = RunRecord::load(run).map_err(super::damaged_run)?;
-        if record.finished.is_none() {
-            return Err(Error::new(format!("the run `{}` is {}", run.display(), record.status.name()))
-                .hint(format!("finish it first: ragtune train --resume {}", run.display())));
-        }
+        let (config, record) = finished_run(run)?;
         let trained = |name: &str| Some(run.join(name)).filter(|folder: &PathBuf| folder.is_dir());
         let base_encoder =
             record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
         return Ok(Parts {
             encoder: trained("encoder").or(base_encoder),
-            generator: trained("generator").unwrap_or(config.generator),
+            generator: trained("generator").unwrap_or_else(|| config.pinned("generator", &config.generator)),
             adapter: trained("adapter"),
             index: config.index,
             top_k: args.top_k.unwrap_or(config.top_k),
@@ -204,7 +226,11 @@ fn describe(evaluated: &Evaluated) -> String {
             "reader        {}, top {}, temperature {}",
             summary.reader_mode, evaluated.top_k, evaluated.temperature
         ),
-        format!("shortened     {} of prompts", units::share(evaluated.truncated_prompts)),
+        format!(
+            "shortened     {} of prompts, {} of questions to the encoder's length",
+            units::share(evaluated.truncated_prompts),
+            units::share(evaluated.truncated_questions)
+        ),
         format!("time          {}", units::seconds(evaluated.ledger.wall_seconds)),
     ]
     .join("\n")

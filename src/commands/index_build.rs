@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use ragtune_index::{Corpus, CreateOptions, GraphParams, Source};
 
-use super::{print_json, print_text, progress};
+use super::{locate, print_json, print_text, progress};
 use crate::cli::IndexBuildArgs;
-use crate::config::device;
+use crate::config::{device, precision};
 use crate::cost::{Activity, Ledger, Phase, units};
 use crate::data::{self, corpus};
 use crate::error::{Context, Error, Result};
@@ -18,11 +18,15 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let _activity = ledger.activity(Activity::Setup);
     let device = device(&args.device)?;
+    let precision = precision(&args.precision)?;
     check_graph(args)?;
-    let encoder = ledger.charge(Phase::Load, || Encoder::load(&args.encoder, &device))?;
+    let located = locate(&args.encoder)?;
+    // A model of the hub is noted by its commit: searches take the very same one.
+    let name = if located.origin.is_some() { located.name() } else { absolute(&located.folder)? };
+    let encoder = ledger.charge(Phase::Load, || Encoder::load(&located.folder, &device))?;
     let corpus = ledger.charge(Phase::Write, || open_or_create(args))?;
     let lock = corpus.lock(&format!("ragtune index build {}", args.out.display()))?;
-    let by = fingerprint_of(&encoder)?;
+    let by = fingerprint_of(&encoder, precision)?;
     if let Some(generation) = corpus.generation_for(&by)? {
         // Nothing to embed; a graph that was lost or damaged is built again from the stored vectors, and what a build
         // that was killed at its very end left out is made up for.
@@ -39,7 +43,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
         );
         corpus.protect(&lock, generation.number(), "base")?;
         if generation.recorded(BUILD_NOTE)?.is_none() {
-            generation.record(BUILD_NOTE, &serde_json::to_value(note(args, 0, 0, &ledger)?)?)?;
+            generation.record(BUILD_NOTE, &serde_json::to_value(note(args, name, 0, 0, &ledger)?)?)?;
         }
         if args.json {
             print_json(&super::index_stats::gather(&args.out)?)?;
@@ -47,7 +51,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
         return Ok(0);
     }
     let bar = progress("embedding", corpus.len() as u64, "passages");
-    let settings = EmbedSettings { batch_tokens: args.batch_tokens.max(1), graph: graph_params(args) };
+    let settings = EmbedSettings { batch_tokens: args.batch_tokens.max(1), graph: graph_params(args), precision };
     let embedded = embed_corpus(&encoder, &corpus, &lock, &settings, &ledger, &mut |done| {
         bar.set_position(done);
         if done == corpus.len() as u64 {
@@ -57,7 +61,11 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     bar.finish_and_clear();
     // Training refreshes supersede generations; this one stays, so that every strategy can start from it.
     corpus.protect(&lock, embedded.generation.number(), "base")?;
-    let note = note(args, embedded.passages, embedded.truncated, &ledger)?;
+    // What earlier, killed attempts left half-written; the corpus is opened anew, as the commit left it.
+    for done in Corpus::open(&args.out)?.mend(&lock, &graph_params(args), &mut |_stage| {})? {
+        eprintln!("mended: {done}");
+    }
+    let note = note(args, name, embedded.passages, embedded.truncated, &ledger)?;
     embedded.generation.record(BUILD_NOTE, &serde_json::to_value(&note)?)?;
     if args.json {
         print_json(&super::index_stats::gather(&args.out)?)?;
@@ -81,12 +89,12 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// What is noted of a build that embedded so many passages and cut so many of them.
-fn note(args: &IndexBuildArgs, embedded: u64, truncated: u64, ledger: &Ledger) -> Result<BuildNote> {
+/// What is noted of a build by this encoder that embedded so many passages and cut so many of them.
+fn note(args: &IndexBuildArgs, encoder: PathBuf, embedded: u64, truncated: u64, ledger: &Ledger) -> Result<BuildNote> {
     let record = ledger.snapshot();
     let seconds = record.phase(Phase::Embed).seconds;
     Ok(BuildNote {
-        encoder: absolute(&args.encoder)?,
+        encoder,
         corpus: absolute(&args.corpus)?,
         embedded,
         truncated,

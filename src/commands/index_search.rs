@@ -3,7 +3,7 @@
 use ragtune_index::{Corpus, Search, Trust};
 use serde::Serialize;
 
-use super::{announce_graph, print_json, print_text};
+use super::{announce_graph, locate, print_json, print_text};
 use crate::cli::IndexSearchArgs;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
@@ -29,14 +29,15 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
             .hint("leave `--top-k` out for the nearest 5"));
     }
     let corpus = Corpus::open(&args.index)?;
-    let folder = match &args.encoder {
-        Some(folder) => folder.clone(),
+    let name = match &args.encoder {
+        Some(name) => name.clone(),
         None => encoder_of(&corpus)?,
     };
+    let folder = locate(&name)?.folder;
     let encoder = Encoder::load(&folder, &candle_core::Device::Cpu)?;
     let (generation, by) = searched_by(&corpus, &encoder, &folder)?;
     let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
-    let vector = encoder.forward(&tokenized.ids, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
+    let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
     announce_graph(&generation, how);
     let hits = generation.search(&vector, args.top_k, how, Trust::Same(&by))?.into_iter().flatten().collect::<Vec<_>>();

@@ -31,6 +31,8 @@ pub struct Stats {
     graph_defect: Option<String>,
     build_seconds: BTreeMap<String, f64>,
     embedding_passages_per_second: Option<f64>,
+    /// Share of the passages embedded by the build that were cut to the encoder's length.
+    truncated_passages: Option<f64>,
 }
 
 pub fn run(index: &Path, json: bool) -> Result<u8> {
@@ -68,6 +70,9 @@ pub fn run(index: &Path, json: bool) -> Result<u8> {
     }
     if let Some(rate) = stats.embedding_passages_per_second {
         lines.push(format!("embedding    {rate:.1} passages/s"));
+    }
+    if let Some(share) = stats.truncated_passages {
+        lines.push(format!("truncated    {} of passages to the encoder's length", units::share(share)));
     }
     print_text(&lines.join("\n"))?;
     Ok(0)
@@ -112,6 +117,9 @@ pub fn gather(index: &Path) -> Result<Stats> {
         graph_ef_construction: graph.map(|graph| graph.ef_construction),
         graph_defect: generation.graph_defect().map(str::to_owned),
         build_seconds,
-        embedding_passages_per_second: note.map(|note| note.passages_per_second).filter(|rate| *rate > 0.0),
+        embedding_passages_per_second: note.as_ref().map(|note| note.passages_per_second).filter(|rate| *rate > 0.0),
+        truncated_passages: note
+            .filter(|note| note.embedded > 0)
+            .map(|note| note.truncated as f64 / note.embedded as f64),
     })
 }

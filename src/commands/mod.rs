@@ -1,6 +1,7 @@
 //! One file a subcommand: resolved settings in, exit code out. The only room that prints: data to stdout, the rest to stderr.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,16 +9,22 @@ use ragtune_index::{Generation, Search};
 use serde::Serialize;
 
 use crate::cli::{Cli, Command, DataCommand, IndexCommand};
+use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::hub::{self, Located};
+use crate::report::RunRecord;
 
 mod compare;
 mod data_check;
 mod dry_run;
+mod embed;
 mod eval;
+mod export;
 mod index_build;
 mod index_check;
 mod index_search;
 mod index_stats;
+mod inspect;
 mod strategies;
 mod train;
 
@@ -31,6 +38,9 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Train(args) => train::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Embed(args) => embed::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Data(DataCommand::Check { file, corpus, json }) => data_check::run(&file, corpus.as_deref(), json),
         Command::Strategies { json } => strategies::run(json),
     }
@@ -39,6 +49,35 @@ pub fn run(cli: Cli) -> Result<u8> {
 /// What to do about a run folder whose files cannot be read.
 fn damaged_run(error: Error) -> Error {
     error.or_hint("copy the run folder again, or train again into a new one")
+}
+
+/// The settings and the record of a run that ended; one that did not is refused with the command that ends it.
+fn finished_run(run: &Path) -> Result<(TrainConfig, RunRecord)> {
+    let config = TrainConfig::of_run(run)?;
+    let record = RunRecord::load(run).map_err(damaged_run)?;
+    if record.finished.is_none() {
+        return Err(Error::new(format!("the run `{}` is {}", run.display(), record.status.name()))
+            .hint(format!("finish it first: ragtune train --resume {}", run.display())));
+    }
+    Ok((config, record))
+}
+
+/// The folder that a model's name or path stands for; what has to be fetched is shown as it comes.
+fn locate(typed: &Path) -> Result<Located> {
+    let mut bar: Option<ProgressBar> = None;
+    let located = hub::locate(typed, &mut |progress| {
+        let bar = bar.get_or_insert_with(|| fetching(progress.repo));
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+        bar.set_message(progress.file.to_owned());
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+        if let Ok(Located { folder, origin: Some(origin) }) = &located {
+            eprintln!("fetched {} at commit {} into {}", origin.repo, origin.commit, folder.display());
+        }
+    }
+    located
 }
 
 /// Says why a graph that was to be searched cannot be: every passage is compared instead, which is slower, not worse.
@@ -59,6 +98,18 @@ fn print_text(text: &str) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// A progress bar in bytes on stderr; nothing is drawn where stderr is no terminal.
+fn fetching(repo: &str) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(format!("fetch {repo}"));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
 }
 
 /// A progress bar on stderr; nothing is drawn where stderr is no terminal.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
+use ragtune_index::Corpus;
 
-use super::{announce_graph, print_json, print_text, progress};
+use super::{announce_graph, locate, print_json, print_text, progress};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::cost::{Ledger, Phase, units};
 use crate::error::{Context, Error, Result};
+use crate::pipeline::identity::encoder_of;
 use crate::report::files::RECORD_FILE;
 use crate::report::record::{RunRecord, Status};
 use crate::train::run::RunFolder;
@@ -22,7 +24,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         Some(dir) => {
             let run = RunFolder::open(dir)?;
             // The folder may have been moved since.
-            let config = TrainConfig { out: dir.clone(), ..TrainConfig::of_run(dir)? };
+            let mut config = TrainConfig { out: dir.clone(), ..TrainConfig::of_run(dir)? };
             // Killed before it wrote anything but its settings: it begins.
             let record = dir
                 .join(RECORD_FILE)
@@ -34,14 +36,16 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
                 return Err(Error::new(format!("the run `{}` is finished, there is nothing to resume", dir.display()))
                     .hint(format!("ragtune compare {}", dir.display())));
             }
+            pin_models(&mut config)?;
             (config, run, record)
         }
         None => {
-            let config = TrainConfig::resolve(args)?;
+            let mut config = TrainConfig::resolve(args)?;
             if args.dry_run {
                 print_text(&super::dry_run::describe(&config)?)?;
                 return Ok(0);
             }
+            pin_models(&mut config)?;
             let run = RunFolder::create(&config.out)?;
             run.write("config.toml", config.to_toml()?.as_bytes())?;
             (config, run, None)
@@ -54,6 +58,27 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         let _ = run.discard();
     }
     ended
+}
+
+/// Fetches models of the hub, before signals are taken for the loop, and notes their commits in the settings: a run goes on,
+/// and is run again from its settings, with the very same files.
+fn pin_models(config: &mut TrainConfig) -> Result<()> {
+    let encoder = match &config.encoder {
+        Some(typed) => typed.clone(),
+        None => encoder_of(&Corpus::open(&config.index)?)?,
+    };
+    for (part, typed) in [("encoder", encoder), ("generator", config.generator.clone())] {
+        let pinned = config.pinned(part, &typed);
+        let located = locate(&pinned)?;
+        if pinned != typed {
+            continue;
+        }
+        match located.origin {
+            Some(origin) => config.hub.insert(part.to_owned(), origin),
+            None => config.hub.remove(part),
+        };
+    }
+    Ok(())
 }
 
 /// What to type after an error in a run that has begun.

@@ -1,18 +1,18 @@
 //! Writing answers token by token, with the keys and values of what was read kept.
 //!
-//! N rows (prompts), V vocabulary, C positions the cache has room for, Hk key and value heads, Dh head width. Rows have
-//! lengths of their own: each is rotated by its own positions and attends to its own length of the cache. Nothing here
+//! B rows (prompts), V vocabulary, C tokens the cache has room for, Hk key and value heads, Dh head width. Rows have
+//! lengths of their own: each is rotated by its own positions and attends to its own part of the cache. Nothing here
 //! records a graph.
 
 use candle_core::{DType, Device, Tensor};
 
 use super::batch::TokenBatch;
-use super::generator::{Generator, Network, too_long};
-use super::nn::{self, AttentionMask};
+use super::generator::{Generator, Head, Network, Place, too_long};
+use super::nn::{self, Piece};
 use super::{Grad, generator};
 use crate::error::{Error, Result};
 
-/// Positions by which a cache grows at least, so that it is copied seldom.
+/// Tokens by which a cache grows at least, so that it is copied seldom.
 const ROOM: usize = 32;
 
 /// Prompts that were read, ready to be continued: the distribution of each row's next token, and [`Decoding::advance`].
@@ -21,15 +21,26 @@ const ROOM: usize = 32;
 #[derive(Debug)]
 pub struct Decoding {
     network: Network,
+    head: Head,
     device: Device,
+    /// The tokens of each row so far.
+    ids: Vec<Vec<u32>>,
     lengths: Vec<usize>,
-    /// Keys (rotated) and values of each layer, both (N, C, Hk·Dh).
-    cache: Vec<(Tensor, Tensor)>,
+    cache: Cache,
     logits: Tensor,
 }
 
+/// What every layer has seen: row b begins at b·C.
+#[derive(Debug)]
+struct Cache {
+    /// C.
+    room: usize,
+    /// Keys (rotated) and values of each layer, both (B·C, Hk·Dh).
+    layers: Vec<(Tensor, Tensor)>,
+}
+
 impl Generator {
-    /// Reads prompts of any lengths, padding them to the longest; the weights get no gradient.
+    /// Reads prompts of any lengths; the weights get no gradient.
     ///
     /// An empty prompt, one beyond [`Generator::max_positions`] and an id outside the vocabulary are errors.
     pub fn start(&self, prompts: &[Vec<u32>]) -> Result<Decoding> {
@@ -37,21 +48,10 @@ impl Generator {
             return Err(Error::new("there is no prompt to continue, expected at least one"));
         }
         self.check_sequences(prompts.iter().map(Vec::as_slice))?;
-        let batch = TokenBatch::new(prompts, self.special().pad, self.device())?;
-        let longest = batch.lengths.iter().copied().max().unwrap_or(0);
-        let last: Vec<u32> =
-            batch.lengths.iter().enumerate().map(|(row, length)| (row * longest + length - 1) as u32).collect();
-        let last = Tensor::from_vec(last, prompts.len(), self.device())?;
-        let network = self.network(Grad::Off)?;
-        let room = (longest + ROOM).min(self.max_positions().max(longest));
-        let mut cache = Vec::with_capacity(network.config.layers);
-        let hidden = network.hidden(&batch, &last, |_, keys, values| {
-            let widen = |tensor: &Tensor| tensor.pad_with_zeros(1, 0, room - longest)?.contiguous();
-            cache.push((widen(keys)?, widen(values)?));
-            Ok(())
-        })?;
-        let logits = network.logits(&hidden)?;
-        Ok(Decoding { network, device: self.device().clone(), lengths: batch.lengths, cache, logits })
+        let (network, head) = (self.network(Grad::Off)?, self.head(Grad::Off)?);
+        let (cache, logits) = read(&network, &head, prompts, self.device())?;
+        let lengths = prompts.iter().map(Vec::len).collect();
+        Ok(Decoding { network, head, device: self.device().clone(), ids: prompts.to_vec(), lengths, cache, logits })
     }
 
     /// Continues each prompt by its likeliest tokens: at most `max_new` of them, up to and including the first of
@@ -96,7 +96,7 @@ impl Generator {
 }
 
 impl Decoding {
-    /// log p(next token | what the row holds so far), (N, V) f32 in nats.
+    /// log p(next token | what the row holds so far), (B, V) f32 in nats.
     pub fn log_probs(&self) -> Result<Tensor> {
         nn::log_softmax(&self.logits)
     }
@@ -123,41 +123,48 @@ impl Decoding {
             return Err(too_long(row, self.lengths[row] + 1, limit));
         }
         generator::check_ids(tokens, self.network.config.vocabulary)?;
-        self.make_room()?;
-
-        let network = &self.network;
-        let config = &network.config;
-        let half = config.head_dim / 2;
-        let (mut cos, mut sin) = (Vec::with_capacity(rows * half), Vec::with_capacity(rows * half));
-        for &position in &self.lengths {
-            let (row_cos, row_sin) = network.rope.tables(position, 1);
-            cos.extend(row_cos);
-            sin.extend(row_sin);
+        if self.lengths.iter().any(|&length| self.network.rope.changes(length, length + 1)) {
+            // A row grows into other rotary frequencies, by which everything it holds is rotated: all is read again.
+            let ids: Vec<Vec<u32>> =
+                self.ids.iter().zip(tokens).map(|(row, token)| [row.as_slice(), &[*token]].concat()).collect();
+            (self.cache, self.logits) = read(&self.network, &self.head, &ids, &self.device)?;
+        } else {
+            self.logits = self.step(tokens)?;
         }
-        let cos = Tensor::from_vec(cos, (rows, 1, half), &self.device)?;
-        let sin = Tensor::from_vec(sin, (rows, 1, half), &self.device)?;
-        let seen: Vec<usize> = self.lengths.iter().map(|length| length + 1).collect();
-        // One query for each row: it sees everything its row holds, itself included.
-        let mask = AttentionMask::Padding { lengths: seen.clone() };
-        let heads = (config.heads, config.key_value_heads);
+        for (row, token) in self.ids.iter_mut().zip(tokens) {
+            row.push(*token);
+        }
+        self.lengths.iter_mut().for_each(|length| *length += 1);
+        Ok(())
+    }
 
-        let ids = Tensor::new(tokens, &self.device)?.reshape((rows, 1))?;
-        let mut x = nn::embedding(&network.embedding, &ids)?;
-        for (layer, (keys, values)) in network.layers.iter().zip(&self.cache) {
-            let (query, key, value) = layer.attention_inputs(config, &x)?;
-            let query = nn::rope_packed(&query, heads.0, &cos, &sin)?;
-            let key = nn::rope_packed(&key, heads.1, &cos, &sin)?;
-            for (row, &position) in self.lengths.iter().enumerate() {
-                for (all, new) in [(keys, &key), (values, &value)] {
-                    all.narrow(0, row, 1)?.slice_set(&new.narrow(0, row, 1)?, 1, position)?;
+    /// Logits (B, V) after one more token in every row, whose keys and values go into the cache.
+    fn step(&mut self, tokens: &[u32]) -> Result<Tensor> {
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        self.cache.make_room(longest, self.network.config.max_positions)?;
+        let (network, room) = (&self.network, self.cache.room);
+        let places: Vec<Place> =
+            self.lengths.iter().map(|&length| Place { position: length, length: length + 1 }).collect();
+        let tables = network.rope.tables(&places, &self.device)?;
+        // One query for each row: it sees everything its row holds, itself included, or the end of it.
+        let pieces: Vec<Piece> = self
+            .lengths
+            .iter()
+            .enumerate()
+            .map(|(row, length)| Piece { queries: row..row + 1, keys: row * room..row * room + length + 1 })
+            .collect();
+        let mut x = network.embed(&Tensor::new(tokens, &self.device)?)?;
+        for (layer, (keys, values)) in network.layers.iter().zip(&self.cache.layers) {
+            let (query, key, value) = layer.attention_inputs(&network.config, &x, &tables)?;
+            for (all, new) in [(keys, key.contiguous()?), (values, value.contiguous()?)] {
+                for (row, &position) in self.lengths.iter().enumerate() {
+                    all.slice_set(&new.narrow(0, row, 1)?, 0, row * room + position)?;
                 }
             }
-            let mixed = nn::attention_packed(&query, keys, values, heads, &mask, network.attention_scale())?;
-            x = layer.after_attention(config, &x, &mixed)?;
+            let mixed = nn::attention(&query, keys, values, &network.attend(layer, pieces.clone()))?;
+            x = layer.after_attention(&network.config, &x, &mixed)?;
         }
-        self.logits = network.logits(&x)?.squeeze(1)?;
-        self.lengths = seen;
-        Ok(())
+        self.head.logits(&network.finish(&x)?)
     }
 
     /// Keeps these rows, in this order; a row may be named more than once, to continue it in several ways.
@@ -170,11 +177,9 @@ impl Decoding {
         }
         let ids: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
         let ids = Tensor::from_vec(ids, rows.len(), &self.device)?;
-        for (keys, values) in &mut self.cache {
-            *keys = keys.index_select(&ids, 0)?;
-            *values = values.index_select(&ids, 0)?;
-        }
+        self.cache.select(&ids)?;
         self.logits = self.logits.index_select(&ids, 0)?;
+        self.ids = rows.iter().map(|&row| self.ids[row].clone()).collect();
         self.lengths = rows.iter().map(|&row| self.lengths[row]).collect();
         Ok(())
     }
@@ -201,22 +206,60 @@ impl Decoding {
             logits.chunks_exact(width).enumerate().map(of_row).collect()
         })?
     }
+}
 
-    /// Makes the cache at least one position longer than the longest row.
-    fn make_room(&mut self) -> Result<()> {
-        let longest = self.lengths.iter().copied().max().unwrap_or(0);
-        let config = &self.network.config;
-        let width = config.key_value_heads * config.head_dim;
-        for (keys, values) in &mut self.cache {
-            let room = keys.dim(1)?;
-            if longest < room {
-                return Ok(());
+/// Reads whole rows: what is kept of them, and the logits (B, V) after their last tokens.
+fn read(network: &Network, head: &Head, rows: &[Vec<u32>], device: &Device) -> Result<(Cache, Tensor)> {
+    let batch = TokenBatch::new(rows, device)?;
+    let spans = &batch.spans;
+    let longest = spans.longest();
+    let last: Vec<u32> = (0..spans.len()).map(|row| (spans.range(row).end - 1) as u32).collect();
+    let last = Tensor::from_vec(last, rows.len(), device)?;
+    let room = (longest + ROOM).min(network.config.max_positions.max(longest));
+    let mut layers = Vec::with_capacity(network.config.layers);
+    let states = network.states(&batch, Some(&last), |_, keys, values| {
+        let spread = |packed: &Tensor| -> Result<Tensor> {
+            let packed = packed.contiguous()?;
+            let all = Tensor::zeros((rows.len() * room, packed.dim(1)?), DType::F32, device)?;
+            for row in 0..rows.len() {
+                let span = spans.range(row);
+                all.slice_set(&packed.narrow(0, span.start, span.len())?, 0, row * room)?;
             }
-            let more = (longest / 2).max(ROOM).min(config.max_positions - room).max(1);
-            let space = Tensor::zeros((self.lengths.len(), more, width), DType::F32, &self.device)?;
-            *keys = Tensor::cat(&[&*keys, &space], 1)?.contiguous()?;
-            *values = Tensor::cat(&[&*values, &space], 1)?.contiguous()?;
+            Ok(all)
+        };
+        layers.push((spread(keys)?, spread(values)?));
+        Ok(())
+    })?;
+    Ok((Cache { room, layers }, head.logits(&states)?))
+}
+
+impl Cache {
+    /// Makes room for at least one token more than the longest row has.
+    fn make_room(&mut self, longest: usize, limit: usize) -> Result<()> {
+        if longest < self.room {
+            return Ok(());
         }
+        let room = self.room + (longest / 2).max(ROOM).min(limit.saturating_sub(self.room)).max(1);
+        let widened = |all: &Tensor| -> Result<Tensor> {
+            let (tokens, width) = all.dims2()?;
+            let rows = all.reshape((tokens / self.room, self.room, width))?;
+            Ok(rows.pad_with_zeros(1, 0, room - self.room)?.contiguous()?.reshape(((), width))?)
+        };
+        let layers = self.layers.iter().map(|(keys, values)| Ok((widened(keys)?, widened(values)?)));
+        self.layers = layers.collect::<Result<_>>()?;
+        self.room = room;
+        Ok(())
+    }
+
+    /// Keeps these rows, u32.
+    fn select(&mut self, rows: &Tensor) -> Result<()> {
+        let chosen = |all: &Tensor| -> Result<Tensor> {
+            let (tokens, width) = all.dims2()?;
+            let by_row = all.reshape((tokens / self.room, self.room * width))?;
+            Ok(by_row.index_select(rows, 0)?.reshape(((), width))?)
+        };
+        let layers = self.layers.iter().map(|(keys, values)| Ok((chosen(keys)?, chosen(values)?)));
+        self.layers = layers.collect::<Result<_>>()?;
         Ok(())
     }
 }

@@ -1,41 +1,60 @@
 //! The embedding model: texts in, one vector each out.
 //!
-//! Reads the BERT family from a sentence-transformers folder and gives the same vectors as that library. Everything that
-//! decides a vector (pooling, normalisation, prompts, length limit, lower-casing) is read from the folder, never assumed.
-//! Dropout is off at all times: fine-tuning runs without it, so that a step depends on nothing but its batch.
+//! Reads a sentence-transformers folder of any family of `backbone` (BERT and its kin, ModernBERT, language models) and
+//! gives the same vectors as that library. Everything that decides a vector (pooling, further modules, prompts, length
+//! limit, lower-casing, a cut of the vector) is read from the folder, never assumed. Dropout is off at all times:
+//! fine-tuning runs without it, so that a step depends on nothing but its batch.
 //!
-//! Dimensions: B sequences, T tokens of the longest, D width of a vector, L layers, P parameters outside the embeddings.
+//! Dimensions: B sequences, N tokens of all of them, T of one, D width of a vector, P parameters outside the embeddings.
 
+mod backbone;
 mod bert;
+mod chain;
 mod config;
+mod limits;
+mod modern;
 mod modules;
+mod pooling;
+mod positions;
+mod rounded;
 mod save;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use self::config::BertConfig;
-use self::modules::{Modules, Pooling};
+use self::backbone::Backbone;
+use self::chain::Module;
+use self::limits::Limits;
+use self::modules::Modules;
 use super::batch::TokenBatch;
-use super::params::Params;
+use super::params::{Params, View};
 use super::text::Text;
 use super::weights::Weights;
-use super::{Grad, Role, nn};
-use crate::error::{Error, Result};
+use super::{Grad, Role};
+use crate::error::{Context, Error, Result};
+
+pub use self::rounded::Rounded;
 
 /// An embedding model with its tokenizer and everything that decides its vectors.
 #[derive(Debug)]
 pub struct Encoder {
-    config: BertConfig,
+    backbone: Arc<Backbone>,
     modules: Modules,
+    limits: Limits,
+    /// Ids that a prompt takes at the beginning of a text where the pooling leaves prompts out: question, passage.
+    left_out: [usize; 2],
     text: Text,
     params: Params,
     dropped: Vec<String>,
+    /// The model card of the folder it was read from.
+    card: Option<Arc<str>>,
     device: Device,
 }
 
@@ -51,9 +70,9 @@ pub struct Tokenized {
 impl Encoder {
     /// Reads a sentence-transformers folder.
     ///
-    /// Refused by name: another model type than `bert`, another pooling than mean, cls or max, a module beside
-    /// Transformer, Pooling and Normalize, a tensor that is missing, unknown, misshapen or not finite, a tokenizer with
-    /// more tokens than the embedding table has rows. All weights but an unused `pooler` start trainable.
+    /// Refused by name: a model type, a pooling, a module or a setting that is not supported, a tensor that is missing,
+    /// unknown, misshapen or not finite, a tokenizer with more tokens than the embedding table has rows or that does not
+    /// add the special tokens it promises. All weights but an unused `pooler` start trainable.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
         if !device.is_cpu() {
             return Err(Error::new(format!("the encoder cannot run on `{:?}`, expected the CPU", device.location()))
@@ -65,23 +84,49 @@ impl Encoder {
         }
         let modules = Modules::read(dir)?;
         let inner = dir.join(&modules.transformer_path);
-        let config = BertConfig::read(&inner)?;
-        let modules = modules.checked(&config, &inner)?;
+        let backbone = Backbone::read(&inner)?;
+        modules.check_width(backbone.hidden(), &inner)?;
+        let limits = Limits::read(&inner, backbone.max_positions())?;
         let text = Text::load(&inner)?;
-        if text.vocab_size() > config.vocab_size {
+        if text.vocab_size() > backbone.vocabulary() {
             return Err(Error::new(format!(
                 "the tokenizer of `{}` has ids up to `{}`, expected less than the {} rows of the embedding table",
                 dir.display(),
                 text.vocab_size() - 1,
-                config.vocab_size
+                backbone.vocabulary()
             ))
             .hint("tokenizer and weights come from different models: copy both from one"));
         }
-        let text = text.with_limit(modules.max_length)?;
-        let mut weights = Weights::read_folder(&inner, device)?;
-        weights.strip_prefix("bert.")?;
-        let (params, dropped) = bert::take_params(&config, &mut weights)?;
-        Ok(Self { config, modules, text, params, dropped, device: device.clone() })
+        if backbone.is_decoder() {
+            limits::check_special_tokens(&inner, &text)?;
+        }
+        let mut left_out = [0; 2];
+        if !modules.pooling.include_prompt {
+            for (count, prompt) in left_out.iter_mut().zip([&modules.query_prompt, &modules.passage_prompt]) {
+                *count = limits::prompt_tokens(&text, &cased(&limits, prompt), limits.max_length)?;
+            }
+        }
+        let text = text.with_limit(limits.max_length)?;
+        let (mut params, dropped) = backbone.take_params(&mut Weights::read_folder(&inner, device)?)?;
+        for module in &modules.chain {
+            module.take_params(dir, device, &mut params)?;
+        }
+        let card = dir.join(save::CARD);
+        let card = match card.is_file() {
+            true => Some(std::fs::read(&card).context(|| format!("cannot read `{}`", card.display()))?),
+            false => None,
+        };
+        Ok(Self {
+            backbone: Arc::new(backbone),
+            modules,
+            limits,
+            left_out,
+            text,
+            params,
+            dropped,
+            card: card.map(|bytes| String::from_utf8_lossy(&bytes).into()),
+            device: device.clone(),
+        })
     }
 
     /// Writes a sentence-transformers folder that loads to the same bits, atomically: an interrupted save leaves what was
@@ -92,12 +137,49 @@ impl Encoder {
 
     /// Width of a vector, D.
     pub fn dim(&self) -> usize {
-        self.config.hidden_size
+        self.modules.cut().unwrap_or_else(|| self.modules.whole_width())
+    }
+
+    /// Cuts vectors to their first `dim` numbers (Matryoshka, arXiv 2205.13147), as `truncate_dim` of the folder does; 0 and
+    /// more than the chain gives are errors. Like in sentence-transformers the cut comes after the last module: what that
+    /// scaled to unit length is shorter afterwards.
+    pub fn truncate(&mut self, dim: usize) -> Result<()> {
+        self.modules.truncate(dim)
     }
 
     /// Token ids a text is cut to, special tokens included.
     pub fn max_length(&self) -> usize {
-        self.modules.max_length
+        self.limits.max_length
+    }
+
+    /// The family of its transformer: `model_type` of config.json.
+    pub fn family(&self) -> &'static str {
+        self.backbone.family()
+    }
+
+    /// Layers of its transformer.
+    pub fn layers(&self) -> usize {
+        self.backbone.layers()
+    }
+
+    /// The name sentence-transformers gives its pooling; several, side by side, joined by `+`.
+    pub fn pooling_name(&self) -> String {
+        self.modules.pooling.name()
+    }
+
+    /// Its modules in order, as sentence-transformers calls them.
+    pub fn module_names(&self) -> Vec<&'static str> {
+        self.modules.names()
+    }
+
+    /// Whether every vector has unit length: the last module says so, and nothing is cut off afterwards.
+    pub fn is_normalized(&self) -> bool {
+        self.modules.ends_normalized() && self.modules.cut().is_none()
+    }
+
+    /// Every prompt of the folder with its name; [`Encoder::prompt`] says which of them a role gets.
+    pub fn prompts(&self) -> Vec<(String, String)> {
+        self.modules.prompts()
     }
 
     /// The tokenizer, which cuts to [`Encoder::max_length`].
@@ -118,7 +200,7 @@ impl Encoder {
     /// Tensors of the folder that have no part in a vector: a pooler (kept and saved again, never trained), heads and
     /// buffers of other tasks (not kept).
     pub fn unused(&self) -> Vec<String> {
-        let kept = self.params.names().filter(|name| bert::is_unused(name)).map(str::to_owned);
+        let kept = self.params.names().filter(|name| Backbone::is_unused(name)).map(str::to_owned);
         let mut all: Vec<String> = kept.chain(self.dropped.iter().cloned()).collect();
         all.sort();
         all
@@ -137,13 +219,7 @@ impl Encoder {
         let prompt = self.prompt(role);
         let encoded: Vec<(Vec<u32>, bool)> = texts
             .par_iter()
-            .map(|text| {
-                let mut whole = format!("{prompt}{text}");
-                if self.modules.do_lower_case {
-                    whole = whole.chars().flat_map(char::to_lowercase).collect();
-                }
-                self.text.encode_limited(&whole, true)
-            })
+            .map(|text| self.text.encode_limited(&cased(&self.limits, &format!("{prompt}{text}")), true))
             .collect::<Result<_>>()?;
         let truncated = encoded.iter().filter(|(_, cut)| *cut).count();
         Ok(Tokenized { ids: encoded.into_iter().map(|(ids, _)| ids).collect(), truncated })
@@ -151,75 +227,128 @@ impl Encoder {
 
     /// The vectors of tokenized texts, (B, D) f32, pooled and normalised as the folder says.
     ///
-    /// Pads to the longest of the batch: sort by length and cut into batches before. With [`Grad::On`] the result depends
-    /// on every trainable weight.
+    /// Sequences are packed one after the other: a batch costs what its tokens cost. With [`Grad::On`] the result depends on
+    /// every trainable weight. An encoder whose pooling leaves prompts out must know whose prompt to leave out:
+    /// [`Encoder::forward_as`]; it is an error here unless both roles have prompts of the same length.
     pub fn forward(&self, sequences: &[Vec<u32>], grad: Grad) -> Result<Tensor> {
-        let batch = TokenBatch::new(sequences, self.config.pad_token_id, &self.device)?;
-        let longest = batch.ids.dims()[1];
-        if longest > self.config.max_position_embeddings {
+        let [question, passage] = self.left_out;
+        if question != passage {
             return Err(Error::new(format!(
-                "a sequence of `{longest}` tokens is longer than the {} positions of the encoder",
-                self.config.max_position_embeddings
+                "the pooling leaves out a prompt of `{question}` tokens for questions and `{passage}` for passages, expected \
+                 to be told which these texts are"
+            ))
+            .hint("set `include_prompt` to true in 1_Pooling/config.json if the model was trained so"));
+        }
+        self.forward_after(sequences, question, self.params.view(grad))
+    }
+
+    /// [`Encoder::forward`] of texts of one role.
+    pub fn forward_as(&self, sequences: &[Vec<u32>], role: Role, grad: Grad) -> Result<Tensor> {
+        self.forward_after(sequences, self.left_out_of(role), self.params.view(grad))
+    }
+
+    /// Tokens at the beginning of a text of this role that the pooling leaves out.
+    fn left_out_of(&self, role: Role) -> usize {
+        let [question, passage] = self.left_out;
+        match role {
+            Role::Question => question,
+            Role::Passage => passage,
+        }
+    }
+
+    /// The vectors of sequences whose first `prompt` tokens the pooling leaves out.
+    fn forward_after(&self, sequences: &[Vec<u32>], prompt: usize, view: View<'_>) -> Result<Tensor> {
+        let batch = TokenBatch::new(sequences, &self.device)?;
+        let (longest, limit) = (batch.spans.longest(), self.backbone.max_positions());
+        if longest > limit {
+            return Err(Error::new(format!(
+                "a sequence of `{longest}` tokens is longer than the {limit} positions of the encoder"
             ))
             .hint("cut texts with `tokenize`, which knows the limit"));
         }
-        let tokens = bert::forward(&self.config, &self.params.view(grad), &batch)?;
-        let pooled = match self.modules.pooling {
-            Pooling::Mean => nn::mean_pool(&tokens, &batch.lengths)?,
-            Pooling::Max => nn::max_pool(&tokens, &batch.lengths)?,
-            Pooling::Cls => tokens.narrow(1, 0, 1)?.squeeze(1)?,
-        };
-        // sentence-transformers leaves the 10⁻¹² of `torch.nn.functional.normalize`.
-        if self.modules.normalize { nn::l2_normalize(&pooled, 1e-12) } else { Ok(pooled) }
+        let states = self.backbone.states(view, &batch)?;
+        let mut vectors = self.modules.pooling.apply(&states, &batch.spans, prompt)?;
+        for module in &self.modules.chain {
+            vectors = module.apply(&vectors, view)?;
+        }
+        match self.modules.cut() {
+            Some(dim) => Ok(vectors.narrow(1, 0, dim)?.contiguous()?),
+            None => Ok(vectors),
+        }
     }
 
     /// Modelled floating-point operations of one forward pass over sequences of these lengths.
     ///
-    /// Σ 2·P·T + 4·L·D·T² per sequence of T tokens, without padding: 2 per weight and token outside the embeddings, and
-    /// the two products of attention (STRATEGIES.md §5). A backward pass over all weights costs twice that.
+    /// Σ 2·P·T + A(T) + 2·M per sequence of T tokens: 2 per weight and token outside the embeddings, the two products of
+    /// attention (4·L·D·T² in L layers whose tokens see each other; STRATEGIES.md §5), and 2 for each of the M weights after
+    /// the pooling. A backward pass over all weights costs twice that.
     pub fn forward_flops(&self, lengths: &[usize]) -> f64 {
-        let weights = self.non_embedding_parameters() as f64;
-        let attention = 4.0 * (self.config.num_hidden_layers * self.config.hidden_size) as f64;
-        lengths.iter().map(|&length| length as f64).map(|t| 2.0 * weights * t + attention * t * t).sum()
+        let after = self.count(|name| self.is_after_pooling(name)) as f64;
+        let before = self.non_embedding_parameters() as f64 - after;
+        let one = |tokens: f64| 2.0 * before * tokens + self.backbone.attention_flops(tokens) + 2.0 * after;
+        lengths.iter().map(|&length| one(length as f64)).sum()
     }
 
-    /// Parameters of the layers: no embedding table, no unused tensor.
+    /// Parameters of the layers and modules: no embedding table, no unused tensor.
     pub fn non_embedding_parameters(&self) -> usize {
-        let counted = |name: &str| !name.starts_with("embeddings.") && !bert::is_unused(name);
-        self.params.iter().filter(|(name, _)| counted(name)).map(|(_, param)| param.var.elem_count()).sum()
+        self.count(|name| self.is_after_pooling(name) || !(Backbone::is_table(name) || Backbone::is_unused(name)))
+    }
+
+    fn count(&self, counted: impl Fn(&str) -> bool) -> usize {
+        self.params.sizes().filter(|(name, _)| counted(name)).map(|(_, size)| size).sum()
+    }
+
+    fn is_after_pooling(&self, name: &str) -> bool {
+        self.modules.chain.iter().any(|module| module.owns(name))
     }
 
     /// Everything that decides a vector, as it is now: two encoders with equal fingerprints give equal vectors.
     pub fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
-        let weights = self.params.digest_of(|name| !bert::is_unused(name))?;
-        let Modules { query_prompt, passage_prompt, .. } = &self.modules;
-        Ok([
-            ("architecture", self.config.identity()),
+        let weights = self.params.digest_of(|name| !Backbone::is_unused(name))?;
+        let Modules { query_prompt, passage_prompt, pooling, chain, .. } = &self.modules;
+        let mut fields = vec![
+            ("architecture", self.backbone.identity()),
             ("weights", weights),
             ("tokenizer", self.text.digest().to_owned()),
-            ("pooling", self.modules.pooling.name().to_owned()),
+            ("pooling", pooling.name()),
             ("query_prefix", query_prompt.clone()),
             ("passage_prefix", passage_prompt.clone()),
-            ("normalize", self.modules.normalize.to_string()),
-            ("lower_case", self.modules.do_lower_case.to_string()),
-            ("max_length", self.modules.max_length.to_string()),
+            ("normalize", self.modules.ends_normalized().to_string()),
+            ("lower_case", self.limits.do_lower_case.to_string()),
+            ("max_length", self.limits.max_length.to_string()),
             ("dtype", "f32".to_owned()),
             ("dim", self.dim().to_string()),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect())
+        ];
+        // Said only where it is unusual, so that indexes made before these were supported stay valid.
+        if self.left_out != [0, 0] {
+            fields.push(("include_prompt", pooling.include_prompt.to_string()));
+        }
+        if chain.len() > usize::from(self.modules.ends_normalized()) {
+            fields.push(("modules", chain.iter().map(Module::identity).collect::<Vec<_>>().join(", ")));
+        }
+        Ok(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
     /// A deep copy: training one leaves the other as it is.
     pub fn try_clone(&self) -> Result<Self> {
         Ok(Self {
-            config: self.config.clone(),
+            backbone: Arc::clone(&self.backbone),
             modules: self.modules.clone(),
+            limits: self.limits,
+            left_out: self.left_out,
             text: self.text.clone(),
             params: self.params.try_clone()?,
             dropped: self.dropped.clone(),
+            card: self.card.clone(),
             device: self.device.clone(),
         })
+    }
+}
+
+/// A text as the tokenizer gets it.
+fn cased<'a>(limits: &Limits, text: &'a str) -> Cow<'a, str> {
+    match limits.do_lower_case {
+        true => Cow::Owned(text.chars().flat_map(char::to_lowercase).collect()),
+        false => Cow::Borrowed(text),
     }
 }

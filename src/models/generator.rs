@@ -1,16 +1,30 @@
-//! The generator: a decoder-only language model of the Llama family, from a Hugging Face folder.
+//! The generator: a decoder-only language model from a Hugging Face folder.
+//!
+//! `families` reads `config.json` of each family into the sizes and switches of `config`; `names` says which tensors such
+//! a model has, and `network` and `layer` compute by the same switches: no family has a layer of its own. `decoder` is
+//! what a generator shares with an embedding model made from a decoder, `head` is the output layer.
 //!
 //! Forward passes for training score given answers ([`Generator::answer_log_probs`]); those for answering write new
 //! ones with cached keys and values ([`Generator::start`], [`Generator::greedy`], in `decoding`). Low-rank adapters are
-//! in `lora`. The network itself is in `generator/network.rs`.
+//! in `lora`.
 //!
 //! Dimensions: N sequences, T answer tokens of the longest answer, V vocabulary, D hidden width, L layers.
 
 mod config;
+mod decoder;
+mod families;
+mod head;
+mod layer;
+mod names;
 mod network;
+mod reader;
 mod rope;
+mod scaling;
 mod scoring;
+mod special;
 
+#[cfg(test)]
+mod family_tests;
 #[cfg(test)]
 pub(crate) mod golden;
 #[cfg(test)]
@@ -19,40 +33,44 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use serde_json::Value;
 
-use super::lora::Lora;
+use super::lora::{Lora, Merged};
 use super::params::Params;
 use super::text::Text;
 use super::weights::{self, Weights};
 use super::{Grad, folder};
 use crate::error::{Context, Error, Result};
 
-pub use config::{GeneratorConfig, RopeScaling, SUPPORTED, SpecialTokens};
-pub(super) use network::{Network, PROJECTIONS, projection_shape};
-use rope::Rope;
+pub use config::{Family, FeedForward, GeneratorConfig, LayerKind, NormKind, QueryKeyValue, Rotation, SUPPORTED};
+pub(in crate::models) use decoder::Decoder;
+pub(super) use head::Head;
+pub(super) use names::Linear;
+pub(super) use network::Network;
+pub(super) use rope::Place;
+pub use scaling::RopeScaling;
 pub use scoring::Scored;
+pub use special::SpecialTokens;
 
 const CONFIG: &str = "config.json";
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
 /// Besides the tokenizer's files, what goes along when a generator is saved, where it exists.
 const COMPANIONS: [&str; 2] = ["generation_config.json", "chat_template.jinja"];
 
 /// A language model with its tokenizer, its weights and, while it has one, its adapter.
 #[derive(Debug)]
 pub struct Generator {
-    config: GeneratorConfig,
+    decoder: Decoder,
     raw_config: Value,
     special: SpecialTokens,
     text: Text,
-    rope: Rope,
     device: Device,
     origin: PathBuf,
     companions: BTreeMap<&'static str, Vec<u8>>,
     pub(super) params: Params,
     pub(super) lora: Option<Lora>,
+    /// Adapters that were merged into the weights, the latest last.
+    pub(super) merged: Vec<Merged>,
 }
 
 impl Generator {
@@ -60,9 +78,17 @@ impl Generator {
     ///
     /// An unknown model family, an unsupported setting, a tokenizer with more tokens than the model or less than half of them, and missing,
     /// surplus, misshapen or non-finite tensors are errors that name them. A tied embedding may be stored under either
-    /// of its names, and is saved as `model.embed_tokens.weight`.
+    /// of its names, and is saved as the embedding.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        let (config, raw_config) = GeneratorConfig::read(dir)?;
+        let (decoder, raw_config) = Decoder::read(dir)?;
+        let config = decoder.config();
+        if !config.causal {
+            return Err(Error::new(format!(
+                "the model `{}` sees both sides of a token (`use_bidirectional_attention`): it embeds and cannot write",
+                dir.display()
+            ))
+            .hint("give it as `--encoder`, and a causal language model as `--generator`"));
+        }
         let text = Text::load(dir)?;
         if text.vocab_size() > config.vocabulary {
             return Err(Error::new(format!(
@@ -84,7 +110,7 @@ impl Generator {
             .hint("copy tokenizer.json and the weights from the same model"));
         }
         let special = SpecialTokens::read(dir, &raw_config, &text, config.vocabulary)?;
-        let params = read_weights(dir, &config, device)?;
+        let params = read_weights(dir, config, device)?;
         // Kept in memory, like the tokenizer: the folder may be gone, or be replaced, when the model is saved.
         let mut companions = BTreeMap::new();
         for file in COMPANIONS {
@@ -94,8 +120,7 @@ impl Generator {
             }
         }
         Ok(Self {
-            rope: Rope::new(&config),
-            config,
+            decoder,
             raw_config,
             special,
             text,
@@ -104,6 +129,7 @@ impl Generator {
             companions,
             params,
             lora: None,
+            merged: Vec::new(),
         })
     }
 
@@ -138,22 +164,27 @@ impl Generator {
     /// A deep copy, adapter included: training one leaves the other as it is.
     pub fn try_clone(&self) -> Result<Self> {
         Ok(Self {
-            config: self.config.clone(),
+            decoder: self.decoder.clone(),
             raw_config: self.raw_config.clone(),
             special: self.special.clone(),
             text: self.text.clone(),
-            rope: self.rope.clone(),
             device: self.device.clone(),
             origin: self.origin.clone(),
             companions: self.companions.clone(),
             params: self.params.try_clone()?,
             lora: self.lora.clone(),
+            merged: self.merged.clone(),
         })
     }
 
     /// Its sizes and switches.
     pub fn config(&self) -> &GeneratorConfig {
-        &self.config
+        self.decoder.config()
+    }
+
+    /// The `model_type` of its family, one of [`SUPPORTED`].
+    pub fn family(&self) -> &'static str {
+        self.config().family.name()
     }
 
     /// Its tokenizer.
@@ -168,7 +199,7 @@ impl Generator {
 
     /// The longest sequence it can read, in tokens, prompt and answer together.
     pub fn max_positions(&self) -> usize {
-        self.config.max_positions
+        self.config().max_positions
     }
 
     /// Its weights and those of its adapter, under the names they have in the files of transformers and peft.
@@ -195,30 +226,42 @@ impl Generator {
 
     /// P: numbers in all weights but the embedding and the output layer, adapter included.
     pub fn non_embedding_parameters(&self) -> usize {
-        let counted = self.params.iter().filter(|(name, _)| *name != EMBEDDING && *name != HEAD);
-        counted.map(|(_, param)| param.var.elem_count()).sum()
+        let config = self.config();
+        let embedding = config.embedding_name(config.causal_root());
+        let counted = self.params.sizes().filter(|(name, _)| *name != embedding && *name != config.head_name());
+        counted.map(|(_, count)| count).sum()
     }
 
     /// Floating point operations of a forward pass without cache over sequences of these lengths, with `logits`
     /// positions going through the output layer: Σ (2·P·t + 2·L·A·t²) + 2·V·D·logits.
     ///
     /// P without embedding, A the width of all heads together. The attention term is the causal half of STRATEGIES.md §5's
-    /// 4·L·A·t². One multiplication and one addition count 2; norms, activations, softmax and rotations are left out, and
-    /// so is padding. A full backward pass costs twice a forward pass, one that only reaches an adapter about once.
+    /// 4·L·A·t², less in layers with a window. One multiplication and one addition count 2; norms, activations, softmax and
+    /// rotations are left out, and so is padding. A full backward pass costs twice a forward pass, one that only reaches an
+    /// adapter about once.
     pub fn forward_flops(&self, lengths: &[usize], logits: usize) -> f64 {
-        let parameters = self.non_embedding_parameters() as f64;
-        let heads = (self.config.heads * self.config.head_dim) as f64;
+        let (config, parameters) = (self.config(), self.non_embedding_parameters() as f64);
         let sequence = |&length: &usize| {
-            let length = length as f64;
-            2.0 * parameters * length + 2.0 * self.config.layers as f64 * heads * length * length
+            let pairs: f64 = config.kinds.iter().map(|kind| kind.scored_pairs(length)).sum();
+            2.0 * parameters * length as f64 + 4.0 * config.query_width() as f64 * pairs
         };
-        let head = 2.0 * (self.config.vocabulary * self.config.hidden * logits) as f64;
+        let head = 2.0 * (config.vocabulary * config.hidden * logits) as f64;
         lengths.iter().map(sequence).sum::<f64>() + head
     }
 
     /// The weights of one forward pass, resolved by name.
     pub(super) fn network(&self, grad: Grad) -> Result<Network> {
-        Network::new(&self.config, &self.rope, self.params.view(grad), self.lora.as_ref())
+        Network::new(&self.decoder, self.decoder.causal_root(), self.params.view(grad), self.lora.as_ref())
+    }
+
+    /// The output layer of one forward pass: the embedding's own weight where the two are one.
+    pub(super) fn head(&self, grad: Grad) -> Result<Head> {
+        let config = self.config();
+        let weight = match config.tied {
+            true => self.params.view(grad).get(&config.embedding_name(config.causal_root()))?,
+            false => self.params.view(grad).get(config.head_name())?,
+        };
+        Ok(Head::new(weight, config.logit_soft_cap))
     }
 
     /// Refuses sequences that are empty, longer than the position limit or with ids outside the vocabulary.
@@ -227,10 +270,10 @@ impl Generator {
             if ids.is_empty() {
                 return Err(Error::new(format!("sequence {index} has no token")));
             }
-            if ids.len() > self.config.max_positions {
-                return Err(too_long(index, ids.len(), self.config.max_positions));
+            if ids.len() > self.config().max_positions {
+                return Err(too_long(index, ids.len(), self.config().max_positions));
             }
-            check_ids(ids, self.config.vocabulary)?;
+            check_ids(ids, self.config().vocabulary)?;
         }
         Ok(())
     }
@@ -264,29 +307,28 @@ pub(super) fn too_long(index: usize, length: usize, limit: usize) -> Error {
 fn read_weights(dir: &Path, config: &GeneratorConfig, device: &Device) -> Result<Params> {
     let mut weights = Weights::read_folder(dir, device)?;
     let mut params = Params::new();
-    let table = [config.vocabulary, config.hidden];
-    for (name, shape) in network::shapes(config) {
-        params.insert(name.clone(), weights.take(&name, &shape)?, true)?;
+    let (root, head) = (config.causal_root(), config.head_name());
+    let (embedding, table) = (config.embedding_name(root), [config.vocabulary, config.hidden]);
+    // A tied embedding may be stored as the output layer alone.
+    let stored_as_head = config.tied && weights.contains(head) && !weights.contains(&embedding);
+    for (name, shape) in config.shapes(root) {
+        let stored = if stored_as_head && name == embedding { head } else { name.as_str() };
+        let tensor = weights.take(stored, &shape)?;
+        params.insert(name, tensor, true)?;
     }
-    let (embedded, has_head) = (weights.contains(EMBEDDING), weights.contains(HEAD));
     if !config.tied {
-        params.insert(EMBEDDING, weights.take(EMBEDDING, &table)?, true)?;
-        params.insert(HEAD, weights.take(HEAD, &table)?, true)?;
-    } else if has_head && !embedded {
-        params.insert(EMBEDDING, weights.take(HEAD, &table)?, true)?;
-    } else {
-        let embedding = weights.take(EMBEDDING, &table)?;
-        if has_head && !same_values(&embedding, &weights.take(HEAD, &table)?)? {
+        params.insert(head, weights.take(head, &table)?, true)?;
+    } else if weights.contains(head) {
+        let embedded = params.get(&embedding)?.var.as_detached_tensor();
+        if !same_values(&embedded, &weights.take(head, &table)?)? {
             return Err(Error::new(format!(
-                "`{EMBEDDING}` and `{HEAD}` of `{}` differ, but config.json says that they are one",
+                "`{embedding}` and `{head}` of `{}` differ, but config.json says that they are one",
                 dir.display()
             ))
             .hint("set `tie_word_embeddings` to false in config.json if both are meant"));
         }
-        params.insert(EMBEDDING, embedding, true)?;
     }
-    // Early checkpoints store the rotary frequencies, which follow from the configuration.
-    match weights.names().find(|name| !name.ends_with(".rotary_emb.inv_freq")) {
+    match weights.names().find(|name| !is_derived(config.family, name)) {
         None => Ok(params),
         Some(surplus) => Err(Error::new(format!(
             "`{}` holds a tensor `{surplus}` that a model with this config.json lacks",
@@ -296,6 +338,13 @@ fn read_weights(dir: &Path, config: &GeneratorConfig, device: &Device) -> Result
     }
 }
 
-fn same_values(one: &candle_core::Tensor, other: &candle_core::Tensor) -> Result<bool> {
+/// Whether a stored tensor follows from the configuration: early checkpoints keep rotary frequencies and masks.
+fn is_derived(family: Family, name: &str) -> bool {
+    let masks = [".attention.bias", ".attention.masked_bias"];
+    name.ends_with(".rotary_emb.inv_freq")
+        || (family == Family::GptNeoX && masks.iter().any(|mask| name.ends_with(mask)))
+}
+
+fn same_values(one: &Tensor, other: &Tensor) -> Result<bool> {
     super::nn::with_values(one, |one| super::nn::with_values(other, |other| one == other))?
 }

@@ -1,13 +1,15 @@
-//! Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685) on the generator's projections, in the file layout of peft.
+//! Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685) on the generator's linear layers, in the file layout of peft.
 //!
-//! An adapted projection computes x·Wᵀ + b + (alpha/r)·(x·Aᵀ)·Bᵀ with A (r, In) and B (Out, r). W is frozen: it gets no
-//! gradient and costs no backward work of its own. B begins as 0, so that a new adapter changes nothing.
+//! An adapted layer computes x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ with A (r, In), B (Out, r) and s = alpha/r, or alpha/√r where it is
+//! rank-stabilised (rsLoRA, Kalajdzievski, arXiv 2312.03732). W is frozen: it gets no gradient and costs no backward work of
+//! its own. B begins as 0, so that a new adapter changes nothing. Joined projections (Phi-3's `qkv_proj`, GPT-NeoX's
+//! `query_key_value`) carry one adapter together, as in peft.
 
 mod files;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use rand::RngExt;
@@ -15,8 +17,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::generator::{Generator, GeneratorConfig, PROJECTIONS, projection_shape};
+use super::generator::{Generator, GeneratorConfig, Linear};
 use crate::error::{Error, Result};
+
+/// The target that stands for every linear layer but the output layer, as in peft.
+pub const ALL_LINEAR: &str = "all-linear";
 
 /// What an adapter is like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,24 +31,28 @@ pub struct LoraConfig {
     pub rank: usize,
     /// What the adapter's output is multiplied by, times the rank.
     pub alpha: f64,
-    /// Share of inputs zeroed in training; only 0 is supported.
+    /// Share of inputs zeroed in training. Answers do not depend on it; training here goes without, so that an adapter that
+    /// asks for it can be used and merged, but not trained.
     pub dropout: f64,
-    /// Which projections: a name matches a module path that equals it or ends in a dot and it.
+    /// Which layers: a name matches a module path that equals it or ends in a dot and it; [`ALL_LINEAR`] matches all.
     pub targets: Vec<String>,
+    /// Whether the scale is alpha/√r instead of alpha/r.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rank_stabilised: bool,
 }
 
 impl Default for LoraConfig {
-    /// Rank 8, alpha 16, every projection.
+    /// Rank 8, alpha 16, every linear layer.
     fn default() -> Self {
-        let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
-        Self { rank: 8, alpha: 16.0, dropout: 0.0, targets: PROJECTIONS.map(last).into() }
+        Self { rank: 8, alpha: 16.0, dropout: 0.0, targets: vec![ALL_LINEAR.to_owned()], rank_stabilised: false }
     }
 }
 
 impl LoraConfig {
-    /// alpha / r.
+    /// What the adapter's product is multiplied by: alpha/r or alpha/√r.
     pub fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
+        let rank = self.rank as f64;
+        self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
     }
 
     /// Refuses what no adapter can be made from.
@@ -52,37 +61,63 @@ impl LoraConfig {
             return Err(Error::new("the adapter's rank is `0`, expected at least 1").hint("set a rank such as 8"));
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            return Err(Error::new(format!("the adapter's alpha is `{}`, expected a number above 0", self.alpha)));
+            return Err(Error::new(format!("the adapter's alpha is `{}`, expected a number above 0", self.alpha))
+                .hint("set an alpha such as twice the rank"));
         }
-        if self.dropout != 0.0 {
-            return Err(Error::new(format!("the adapter's dropout is `{}`, but only 0 is supported", self.dropout))
-                .hint("set it to 0: answers do not depend on it, and training here goes without it"));
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::new(format!(
+                "the adapter's dropout is `{}`, expected at least 0 and less than 1",
+                self.dropout
+            ))
+            .hint("set it to 0"));
         }
         if self.targets.is_empty() {
-            return Err(Error::new("the adapter names no target module").hint("set targets such as q_proj, v_proj"));
+            return Err(Error::new("the adapter names no target module")
+                .hint(format!("set targets such as q_proj, v_proj, or {ALL_LINEAR}")));
         }
         Ok(())
     }
 
     /// The module paths of a generator that the targets choose, in order; a target that chooses none is an error.
     pub fn modules(&self, config: &GeneratorConfig) -> Result<BTreeSet<String>> {
-        let all: Vec<String> = (0..config.layers)
-            .flat_map(|layer| PROJECTIONS.map(|projection| format!("model.layers.{layer}.{projection}")))
-            .collect();
-        let mut chosen = BTreeSet::new();
+        Ok(self.places(config)?.into_keys().collect())
+    }
+
+    /// The chosen linear layers by their module paths.
+    fn places(&self, config: &GeneratorConfig) -> Result<BTreeMap<String, Linear>> {
+        let (root, linears) = (config.causal_root(), config.linears());
+        let of_layer =
+            |layer| linears.iter().map(move |linear| (format!("{root}layers.{layer}.{}", linear.path), *linear));
+        let all: BTreeMap<String, Linear> = (0..config.layers).flat_map(of_layer).collect();
+        let mut chosen = BTreeMap::new();
         for target in &self.targets {
-            let matches = |path: &&String| {
-                path.strip_suffix(target.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            let everything = target.eq_ignore_ascii_case(ALL_LINEAR);
+            let matches = |path: &str| {
+                everything
+                    || path.strip_suffix(target.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             };
-            let before = all.iter().filter(matches).cloned().collect::<Vec<_>>();
+            let before = all.iter().filter(|(path, _)| matches(path)).map(|(path, linear)| (path.clone(), *linear));
+            let before: Vec<(String, Linear)> = before.collect();
             if target.is_empty() || before.is_empty() {
-                let known = PROJECTIONS.map(|path| path.rsplit('.').next().unwrap_or(path)).join(", ");
+                let known: Vec<&str> = linears.iter().map(Linear::name).collect();
                 return Err(Error::new(format!("the adapter's target `{target}` matches no module of the generator"))
-                    .hint(format!("use some of: {known}")));
+                    .hint(format!("a `{}` has: {}, or {ALL_LINEAR}", config.family.name(), known.join(", "))));
             }
             chosen.extend(before);
         }
         Ok(chosen)
+    }
+
+    /// The same with [`ALL_LINEAR`] written out, as peft saves it.
+    fn spelled_out(&self, config: &GeneratorConfig) -> Self {
+        let mut targets: Vec<String> = Vec::with_capacity(self.targets.len());
+        for target in &self.targets {
+            match target.eq_ignore_ascii_case(ALL_LINEAR) {
+                true => targets.extend(config.linears().iter().map(|linear| linear.name().to_owned())),
+                false => targets.push(target.clone()),
+            }
+        }
+        Self { targets, ..self.clone() }
     }
 }
 
@@ -109,6 +144,14 @@ impl Lora {
     }
 }
 
+/// An adapter that was merged into the weights: what [`Generator::unmerge_lora`] needs to take it out again.
+#[derive(Clone, Debug)]
+pub(super) struct Merged {
+    lora: Lora,
+    /// A and B of each module, by the module's path.
+    weights: BTreeMap<String, (Tensor, Tensor)>,
+}
+
 /// The name of the narrowing weight on a module, among the parameters and in peft's files.
 pub(super) fn name_a(path: &str) -> String {
     format!("{PREFIX}{path}.lora_A.weight")
@@ -123,8 +166,15 @@ const PREFIX: &str = "base_model.model.";
 
 impl Generator {
     /// Puts a new adapter on the generator and freezes everything else: A uniform in ±1/√In (what peft's kaiming start
-    /// comes to) by `seed` and module name, B zero.
+    /// comes to) by `seed` and module name, B zero. One with dropout is refused: training here has none.
     pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<()> {
+        if config.dropout > 0.0 {
+            return Err(Error::new(format!(
+                "the adapter's dropout is `{}`, but only 0 is supported in training",
+                config.dropout
+            ))
+            .hint("set it to 0: answers do not depend on it, and training here goes without it"));
+        }
         self.install(config, |path, a_shape, b_shape| {
             let device = candle_core::Device::Cpu;
             let bound = 1.0 / (a_shape.1 as f32).sqrt();
@@ -140,30 +190,63 @@ impl Generator {
         self.lora.as_ref()
     }
 
-    /// Adds the adapter's product (alpha/r)·B·A to the weights it sits on and removes it. Every weight trains again.
+    /// Adds the adapter's product s·B·A to the weights it sits on and removes it. Every weight trains again.
     ///
     /// Outputs stay the same up to rounding. Without an adapter the call is an error.
     pub fn merge_lora(&mut self) -> Result<()> {
         let Some(lora) = self.lora.clone() else {
             return Err(Error::new("the generator has no adapter to merge").hint("add or load one first"));
         };
-        let mut merged = Vec::new();
+        let mut weights = BTreeMap::new();
         for path in &lora.modules {
-            let weight = &self.params.get(&format!("{path}.weight"))?.var;
             let a = self.params.get(&name_a(path))?.var.as_detached_tensor();
             let b = self.params.get(&name_b(path))?.var.as_detached_tensor();
-            let product = (b.matmul(&a)? * lora.config.scale())?;
-            merged.push((weight.clone(), (weight.as_detached_tensor() + product)?));
+            weights.insert(path.clone(), (a, b));
         }
-        for (weight, value) in merged {
-            weight.set(&value)?;
-        }
+        self.add_product(&weights, lora.config.scale())?;
         for path in &lora.modules {
             self.params.remove(&name_a(path));
             self.params.remove(&name_b(path));
         }
         self.lora = None;
         self.params.set_trainable(|_| true);
+        self.merged.push(Merged { lora, weights });
+        Ok(())
+    }
+
+    /// Takes the adapter that was merged last out of the weights again and puts it back on: the inverse of
+    /// [`Generator::merge_lora`] up to rounding. Only the adapter trains then.
+    ///
+    /// Without a merged adapter, and while another one is on, the call is an error. What was learnt since the merge stays.
+    pub fn unmerge_lora(&mut self) -> Result<()> {
+        if self.lora.is_some() {
+            return Err(Error::new("the generator has an adapter on it, so an earlier one cannot be taken out")
+                .hint("merge it first, or load the base again"));
+        }
+        let Some(merged) = self.merged.last().cloned() else {
+            return Err(Error::new("no adapter was merged into the generator since it was loaded")
+                .hint("load the base instead of the merged model, and its adapter"));
+        };
+        self.add_product(&merged.weights, -merged.lora.config.scale())?;
+        self.install(&merged.lora.config, |path, _, _| {
+            let found = merged.weights.get(path).cloned();
+            found.ok_or_else(|| Error::new(format!("the merged adapter has no weights for `{path}`")))
+        })?;
+        self.merged.pop();
+        Ok(())
+    }
+
+    /// Adds scale·B·A to the weight of each module; all sums are made before the first is set.
+    fn add_product(&self, weights: &BTreeMap<String, (Tensor, Tensor)>, scale: f64) -> Result<()> {
+        let mut sums = Vec::with_capacity(weights.len());
+        for (path, (a, b)) in weights {
+            let weight = &self.params.get(&format!("{path}.weight"))?.var;
+            let product = (b.matmul(a)? * scale)?;
+            sums.push((weight, (weight.as_detached_tensor() + product)?));
+        }
+        for (weight, sum) in sums {
+            weight.set(&sum)?;
+        }
         Ok(())
     }
 
@@ -180,19 +263,18 @@ impl Generator {
             );
         }
         config.check()?;
-        let modules = config.modules(self.config())?;
-        let mut made = Vec::with_capacity(modules.len());
-        for path in &modules {
-            let projection = path.splitn(4, '.').nth(3).unwrap_or_default();
-            let (output, input) = projection_shape(self.config(), projection);
-            made.push((path, weights(path, (config.rank, input), (output, config.rank))?));
+        let places = config.places(self.config())?;
+        let mut made = Vec::with_capacity(places.len());
+        for (path, linear) in &places {
+            made.push((path, weights(path, (config.rank, linear.inputs), (linear.outputs, config.rank))?));
         }
         for (path, (a, b)) in made {
             self.params.insert(name_a(path), a, true)?;
             self.params.insert(name_b(path), b, true)?;
         }
         self.params.set_trainable(|name| name.starts_with(PREFIX));
-        self.lora = Some(Lora { config: config.clone(), modules });
+        let config = config.spelled_out(self.config());
+        self.lora = Some(Lora { config, modules: places.into_keys().collect() });
         Ok(())
     }
 }

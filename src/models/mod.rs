@@ -6,6 +6,7 @@
 //! All arithmetic is f32 on the CPU, and the same inputs on the same number of threads give the same bits.
 
 pub mod batch;
+pub mod checkpointing;
 pub mod decoding;
 pub mod encoder;
 pub mod folder;
@@ -18,6 +19,8 @@ pub mod weights;
 
 #[cfg(test)]
 mod oracle_tests;
+
+use serde::{Deserialize, Serialize};
 
 /// Whether a forward pass records the graph that `backward` walks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,4 +38,31 @@ pub enum Role {
     Question,
     /// What is searched.
     Passage,
+}
+
+/// What the matrices of a pass without gradients are rounded to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Not at all.
+    #[default]
+    F32,
+    /// bf16, sums in f32.
+    Bf16,
+    /// 8-bit integers: weights by output, inputs by row.
+    Int8,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+
+    /// Its name in settings, fingerprints and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+        }
+    }
 }

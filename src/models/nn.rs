@@ -11,28 +11,39 @@
 //! * The same inputs give the same bits: rows are cut into pieces whose size depends on the shape alone, sums run over
 //!   fixed lanes, and partial sums are added in the order of the pieces.
 //!
-//! Dimensions: B sequences, T tokens (Tq of the queries, Tk of the keys), D model width, H heads, Hk heads of keys and
-//! values (H a multiple of Hk), Dh width of a head, N rows, V vocabulary.
+//! Dimensions: B sequences, N tokens of all of them one after the other (Nq queries, Nk keys), D model width, H heads, Hk
+//! heads of keys and values (H a multiple of Hk), Dh width of a head, M rows, V vocabulary.
 
 mod activation;
+mod adapted;
 mod attention;
+mod bf16;
 mod embedding;
-mod heads;
+mod int8;
 mod kernel;
 mod linear;
+mod matmul;
 mod norm;
+mod output;
 mod pooling;
+mod quantised;
 mod rope;
 mod softmax;
+mod tiles;
 
-pub use activation::{gelu, silu_mul};
-pub use attention::{AttentionMask, attention, attention_packed};
+pub use activation::{Activation, activate, gated};
+pub use adapted::{Base, adapted_linear};
+pub use attention::{Attend, Piece, attention, attention_biased};
+pub use bf16::Bf16Matrix;
 pub use embedding::{bert_embedding, embedding};
+pub use int8::Int8Matrix;
 pub use kernel::with_values;
 pub use linear::linear;
 pub use norm::{l2_normalize, layer_norm, rms_norm};
-pub use pooling::{max_pool, mean_pool};
-pub use rope::{rope, rope_packed};
+pub use output::linear_log_prob;
+pub use pooling::{Pool, pool};
+pub use quantised::{Format, Quantised};
+pub use rope::rope_packed;
 pub use softmax::{log_prob_of, log_softmax, log_sum_exp, softmax};
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::Grad;
+use super::nn::{self, Bf16Matrix, Format, Int8Matrix, Quantised};
 use super::weights::{self, Weights};
+use super::{Grad, Precision};
 use crate::error::{Context, Error, Result};
 
 /// One weight tensor and whether the optimiser may change it.
@@ -24,6 +26,15 @@ pub struct Param {
 #[derive(Debug, Default)]
 pub struct Params {
     by_name: BTreeMap<String, Param>,
+    /// Frozen matrices kept in fewer bits; no name is in both.
+    quantised: BTreeMap<String, Quantised>,
+}
+
+/// Matrices rounded for passes without gradients, by the path of their layer. They are a copy: whoever changes the weights
+/// makes them again.
+#[derive(Debug, Default)]
+pub struct RoundedLayers {
+    by_path: BTreeMap<String, Matrix>,
 }
 
 impl Params {
@@ -49,6 +60,13 @@ impl Params {
 
     /// The weight of this name, or an error listing how many there are.
     pub fn get(&self, name: &str) -> Result<&Param> {
+        if let Some(quantised) = self.quantised.get(name) {
+            return Err(Error::new(format!(
+                "parameter `{name}` is kept as {}, expected f32",
+                quantised.format().name()
+            ))
+            .hint("load the model with f32 weights to train, merge or save them"));
+        }
         self.by_name
             .get(name)
             .ok_or_else(|| Error::new(format!("there is no parameter `{name}` among the {} of this model", self.len())))
@@ -56,7 +74,51 @@ impl Params {
 
     /// Whether there is a weight of this name.
     pub fn contains(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
+        self.by_name.contains_key(name) || self.quantised.contains_key(name)
+    }
+
+    /// Keeps the chosen weights, which are frozen from now on, in fewer bits; the f32 values are dropped. A chosen weight
+    /// that is no matrix, or whose width does not fit the format, is an error, and then nothing has changed.
+    pub fn quantise(&mut self, format: Format, chosen: impl Fn(&str) -> bool) -> Result<()> {
+        let mut made = Vec::new();
+        for (name, param) in self.by_name.iter().filter(|(name, _)| chosen(name)) {
+            let packed = Quantised::new(&param.var.as_detached_tensor(), format)
+                .map_err(|error| Error::new(format!("parameter `{name}` cannot be quantised")).because(error))?;
+            made.push((name.clone(), packed));
+        }
+        for (name, packed) in made {
+            self.by_name.remove(&name);
+            self.quantised.insert(name, packed);
+        }
+        Ok(())
+    }
+
+    /// The weights kept in fewer bits, in name order.
+    pub fn quantised(&self) -> impl Iterator<Item = (&str, &Quantised)> {
+        self.quantised.iter().map(|(name, packed)| (name.as_str(), packed))
+    }
+
+    /// Rounds the matrices of the layers `path` (`path.weight`, and `path.bias` where there is one) for faster passes without
+    /// gradients; f32 rounds nothing.
+    pub fn rounded(&self, paths: impl Iterator<Item = String>, precision: Precision) -> Result<RoundedLayers> {
+        let mut layers = RoundedLayers::default();
+        for path in paths {
+            let weight = self.get(&format!("{path}.weight"))?.var.as_detached_tensor();
+            let bias = self.by_name.get(&format!("{path}.bias")).map(|param| param.var.as_detached_tensor());
+            let matrix = match precision {
+                Precision::F32 => continue,
+                Precision::Bf16 => Matrix::Bf16(Bf16Matrix::new(&weight, false)?, bias),
+                Precision::Int8 => Matrix::Int8(Arc::new(Int8Matrix::new(&weight, bias.as_ref())?)),
+            };
+            layers.by_path.insert(path, matrix);
+        }
+        Ok(layers)
+    }
+
+    /// Bytes of all weights in memory.
+    pub fn bytes(&self) -> usize {
+        let dense: usize = self.by_name.values().map(|param| 4 * param.var.elem_count()).sum();
+        dense + self.quantised.values().map(Quantised::bytes).sum::<usize>()
     }
 
     /// Removes a weight, for instance an adapter that was merged.
@@ -64,12 +126,12 @@ impl Params {
         self.by_name.remove(name)
     }
 
-    /// All names, in order.
+    /// The names of all f32 weights, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
     }
 
-    /// All weights with their names, in name order.
+    /// All f32 weights with their names, in name order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Param)> {
         self.by_name.iter().map(|(name, param)| (name.as_str(), param))
     }
@@ -88,22 +150,33 @@ impl Params {
 
     /// How many tensors there are.
     pub fn len(&self) -> usize {
-        self.by_name.len()
+        self.by_name.len() + self.quantised.len()
     }
 
     /// Whether there is no tensor.
     pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
+        self.len() == 0
     }
 
     /// How many numbers there are in all tensors, trainable or not.
     pub fn count(&self) -> usize {
-        self.by_name.values().map(|param| param.var.elem_count()).sum()
+        self.sizes().map(|(_, count)| count).sum()
+    }
+
+    /// Name and number of numbers of every tensor, those in fewer bits last.
+    pub fn sizes(&self) -> impl Iterator<Item = (&str, usize)> {
+        let dense = self.by_name.iter().map(|(name, param)| (name.as_str(), param.var.elem_count()));
+        dense.chain(self.quantised.iter().map(|(name, packed)| (name.as_str(), packed.dims().0 * packed.dims().1)))
     }
 
     /// The weights as a forward pass sees them.
     pub fn view(&self, grad: Grad) -> View<'_> {
-        View { params: self, grad }
+        View { params: self, grad, rounded: None }
+    }
+
+    /// The weights as a pass without gradients sees them, with the rounded matrices of `layers` in place of their own.
+    pub fn view_rounded<'a>(&'a self, layers: &'a RoundedLayers) -> View<'a> {
+        View { params: self, grad: Grad::Off, rounded: Some(layers) }
     }
 
     /// A deep copy: training one leaves the other as it is.
@@ -112,10 +185,13 @@ impl Params {
         for (name, param) in self.iter() {
             copy.insert(name, param.var.as_detached_tensor(), param.trainable)?;
         }
+        // Never written to: sharing them is safe.
+        copy.quantised = self.quantised.clone();
         Ok(copy)
     }
 
-    /// Hex blake3 over names, shapes and little-endian f32 bytes, in name order: equal weights, equal digest.
+    /// Hex blake3 over names, shapes and little-endian f32 bytes, in name order, then over weights in fewer bits as they are
+    /// packed: equal weights, equal digest.
     pub fn digest(&self) -> Result<String> {
         self.digest_of(|_| true)
     }
@@ -134,11 +210,31 @@ impl Params {
                 hasher.update(bytes);
             })?;
         }
+        for (name, packed) in self.quantised().filter(|(name, _)| chosen(name)) {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name.as_bytes());
+            hasher.update(packed.format().name().as_bytes());
+            for extent in [packed.dims().0, packed.dims().1] {
+                hasher.update(&(extent as u64).to_le_bytes());
+            }
+            packed.visit_bytes(|bytes| {
+                hasher.update(bytes);
+            })?;
+        }
         Ok(hasher.finalize().to_hex().to_string())
     }
 
     /// Writes all weights as f32 to one safetensors file; durable on return, and a crash leaves the old file or the new.
+    ///
+    /// Weights in fewer bits are an error: a file of them would not be the model that was loaded.
     pub fn to_safetensors(&self, path: &Path) -> Result<()> {
+        if let Some((name, packed)) = self.quantised().next() {
+            return Err(Error::new(format!(
+                "`{name}` is kept as {}, so the model has no f32 weights to write",
+                packed.format().name()
+            ))
+            .hint("save the adapter alone, or load the model with f32 weights and merge the adapter there"));
+        }
         let tensors = self.iter().map(|(name, param)| (name.to_owned(), param.var.as_detached_tensor())).collect();
         weights::write(path, &tensors)
     }
@@ -169,9 +265,53 @@ impl Params {
 pub struct View<'a> {
     params: &'a Params,
     grad: Grad,
+    rounded: Option<&'a RoundedLayers>,
+}
+
+/// A matrix of a layer as one pass uses it, with its bias.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// In f32: weight (Out, In), and bias (Out).
+    Dense(Tensor, Option<Tensor>),
+    /// Frozen, in fewer bits.
+    Quantised(Quantised, Option<Tensor>),
+    /// In bf16, with bias.
+    Bf16(Bf16Matrix, Option<Tensor>),
+    /// On 8-bit integers, without gradients; the bias is inside.
+    Int8(Arc<Int8Matrix>),
+}
+
+impl Matrix {
+    /// x (..., In) to (..., Out).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Matrix::Dense(weight, bias) => nn::linear(x, weight, bias.as_ref()),
+            Matrix::Quantised(weight, bias) => weight.forward(x, bias.as_ref()),
+            Matrix::Bf16(matrix, bias) => matrix.forward(x, bias.as_ref()),
+            Matrix::Int8(matrix) => matrix.forward(x),
+        }
+    }
 }
 
 impl View<'_> {
+    /// The layer at `path`: `path.weight`, and `path.bias` where there is one.
+    pub fn matrix(&self, path: &str) -> Result<Matrix> {
+        if let Some(matrix) = self.rounded.and_then(|layers| layers.by_path.get(path)) {
+            return Ok(matrix.clone());
+        }
+        let (weight, bias) = (format!("{path}.weight"), format!("{path}.bias"));
+        let bias = if self.params.contains(&bias) { Some(self.get(&bias)?) } else { None };
+        Ok(match self.params.quantised.get(&weight) {
+            Some(packed) => Matrix::Quantised(packed.clone(), bias),
+            None => Matrix::Dense(self.get(&weight)?, bias),
+        })
+    }
+
+    /// The layer at `path` applied to x (..., In): (..., Out).
+    pub fn linear(&self, x: &Tensor, path: &str) -> Result<Tensor> {
+        self.matrix(path)?.forward(x)
+    }
+
     /// The tensor of this name. With [`Grad::On`] a trainable one is its variable; every other is detached, so that
     /// the backward pass neither visits it nor computes its gradient.
     pub fn get(&self, name: &str) -> Result<Tensor> {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
+use tokenizers::models::ModelWrapper;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::{Context, Error, Result};
@@ -24,6 +26,9 @@ const COMPANIONS: [&str; 7] = [
     "merges.txt",
     "tokenizer.model",
 ];
+
+/// The parts a token can play, as the files name them.
+const SPECIAL: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 
 /// A tokenizer.
 #[derive(Clone, Debug)]
@@ -110,6 +115,39 @@ impl Text {
     /// The id of a token, where it has one.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
+    }
+
+    /// How it cuts words: `WordPiece`, `BPE`, `Unigram` or `WordLevel`.
+    pub fn kind(&self) -> &'static str {
+        match self.tokenizer.get_model() {
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+            ModelWrapper::Unigram(_) => "Unigram",
+        }
+    }
+
+    /// The tokens with a part to play (`bos`, `eos`, `unk`, `sep`, `pad`, `cls`, `mask`) that its files name, each with its
+    /// id where the tokenizer knows it. None of them is needed here: what needs one says so.
+    pub fn special(&self) -> BTreeMap<&'static str, (String, Option<u32>)> {
+        let files: Vec<Value> = ["tokenizer_config.json", "special_tokens_map.json"]
+            .iter()
+            .filter_map(|name| serde_json::from_slice(self.files.get(name)?).ok())
+            .collect();
+        let named = |part: &str| {
+            files.iter().find_map(|file: &Value| {
+                let token = file.get(format!("{part}_token"))?;
+                token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+            })
+        };
+        SPECIAL
+            .into_iter()
+            .filter_map(|part| {
+                let token = named(part)?;
+                let id = self.token_id(&token);
+                Some((part, (token, id)))
+            })
+            .collect()
     }
 
     /// Hex blake3 of `tokenizer.json`.

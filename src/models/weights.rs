@@ -1,19 +1,23 @@
 //! Safetensors on disk to f32 tensors in memory and back, with every defect named.
 //!
-//! Reads `model.safetensors` or the shards of `model.safetensors.index.json`; f16, bf16 and f64 become f32. Integer and
-//! boolean tensors are buffers (such as `position_ids`), not weights: they are left out and listed by
-//! [`Weights::buffers`].
+//! Reads `model.safetensors` or the shards of `model.safetensors.index.json`; f16, bf16 and f64 become f32. Tensors of
+//! other types are buffers (such as `position_ids`), not weights: they are left out and listed by [`Weights::buffers`], and
+//! where one was to be a weight, [`Weights::take`] names its type. `store` writes, `survey` looks without reading values.
 
-use std::borrow::Cow;
+mod store;
+mod survey;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::folder;
 use crate::error::{Context, Error, Result};
+
+pub use store::{Storage, convert, write, write_as};
+pub use survey::{Surveyed, survey};
 
 /// The file of an unsharded model.
 pub const SINGLE: &str = "model.safetensors";
@@ -37,13 +41,17 @@ impl Weights {
             return Self::read_file(&single, device);
         }
         if !index.is_file() {
-            return Err(Error::new(format!("`{}` holds neither `{SINGLE}` nor `{INDEX}`", dir.display()))
-                .hint("give the folder of a Hugging Face model saved with safe serialisation"));
+            return Err(no_weights(dir));
         }
         let mut all = Self { tensors: BTreeMap::new(), buffers: BTreeMap::new(), origin: dir.to_path_buf() };
         let map = read_index(&index)?;
-        for shard in map.values().collect::<BTreeSet<_>>() {
-            let part = Self::read_file(&dir.join(shard), device)?;
+        let shards: BTreeSet<PathBuf> = map.values().map(|shard| dir.join(shard)).collect();
+        // Before the first is read, which may take a while.
+        if let Some(lost) = shards.iter().find(|shard| !shard.is_file()) {
+            return Err(not_there(lost));
+        }
+        for shard in &shards {
+            let part = Self::read_file(shard, device)?;
             for (name, tensor) in part.tensors {
                 if all.tensors.insert(name.clone(), tensor).is_some() {
                     return Err(Error::new(format!("tensor `{name}` is in two shards of `{}`", dir.display())));
@@ -62,16 +70,8 @@ impl Weights {
 
     /// Reads one safetensors file.
     pub fn read_file(path: &Path, device: &Device) -> Result<Self> {
-        let file = File::open(path).context(|| format!("cannot open the weights `{}`", path.display()))?;
-        let length = file.metadata().context(|| format!("cannot read `{}`", path.display()))?.len();
-        if length == 0 {
-            return Err(damaged(path, "the file is empty"));
-        }
-        // SAFETY: the map is private and read once, here; another process truncating the file meanwhile would end this
-        // one with SIGBUS, as for every program that maps weights. Files this program writes are replaced, never cut.
-        let map = unsafe { memmap2::Mmap::map(&file) }.context(|| format!("cannot map `{}`", path.display()))?;
-        let parsed = SafeTensors::deserialize(&map)
-            .map_err(|source| damaged(path, "it is not a whole safetensors file").because(source))?;
+        let map = map(path)?;
+        let parsed = parse(path, &map)?;
         let mut weights = Self { tensors: BTreeMap::new(), buffers: BTreeMap::new(), origin: path.to_path_buf() };
         for (name, view) in parsed.tensors() {
             match float_type(view.dtype()) {
@@ -80,16 +80,8 @@ impl Weights {
                         .context(|| format!("cannot read tensor `{name}` of `{}`", path.display()))?;
                     weights.tensors.insert(name, tensor);
                 }
-                None if is_buffer(view.dtype()) => {
-                    weights.buffers.insert(name, format!("{:?} {:?}", view.dtype(), view.shape()));
-                }
                 None => {
-                    return Err(Error::new(format!(
-                        "tensor `{name}` of `{}` has type `{:?}`, expected f32, f16, bf16 or f64",
-                        path.display(),
-                        view.dtype()
-                    ))
-                    .hint("quantised checkpoints cannot be fine-tuned here: use the full-precision one"));
+                    weights.buffers.insert(name, format!("{:?} {:?}", view.dtype(), view.shape()));
                 }
             }
         }
@@ -99,6 +91,13 @@ impl Weights {
     /// Takes out the tensor of this name; an error says when it is missing, has another shape or holds NaN or infinity.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let Some(tensor) = self.tensors.remove(name) else {
+            if let Some(found) = self.buffers.get(name) {
+                return Err(Error::new(format!(
+                    "tensor `{name}` of `{}` is stored as `{found}`, expected f32, f16, bf16 or f64 {shape:?}",
+                    self.origin.display()
+                ))
+                .hint("quantised checkpoints cannot be fine-tuned here: use the full-precision one"));
+            }
             return Err(Error::new(format!(
                 "tensor `{name}` is missing in `{}`, expected it with shape {shape:?}",
                 self.origin.display()
@@ -139,7 +138,7 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Integer and boolean tensors that were left out: name, and type with shape.
+    /// Tensors that are no floating-point numbers and were left out: name, and type with shape.
     pub fn buffers(&self) -> &BTreeMap<String, String> {
         &self.buffers
     }
@@ -163,20 +162,10 @@ impl Weights {
                 )));
             }
         }
+        let strip = |name: String| name.strip_prefix(prefix).map(str::to_owned).unwrap_or(name);
+        self.buffers = std::mem::take(&mut self.buffers).into_iter().map(|(name, kind)| (strip(name), kind)).collect();
         Ok(())
     }
-}
-
-/// Writes tensors as f32 to one safetensors file; durable on return, and a crash leaves the old file or the new one.
-pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let views: Vec<(&str, Stored)> =
-        tensors.iter().map(|(name, tensor)| Ok((name.as_str(), Stored::of(tensor)?))).collect::<Result<_>>()?;
-    // transformers refuses a file without this note.
-    let note = Some([("format".to_owned(), "pt".to_owned())].into());
-    folder::replace_file(path, |temporary| {
-        safetensors::serialize_to_file(views, note, temporary)
-            .map_err(|source| Error::new(format!("cannot write the weights `{}`", path.display())).because(source))
-    })
 }
 
 /// Hands the little-endian bytes of an f32 tensor, in row-major order, to `visit`, piece by piece.
@@ -208,6 +197,13 @@ pub fn check_finite(name: &str, tensor: &Tensor, origin: &Path) -> Result<()> {
 
 const PIECE: usize = 1 << 14;
 
+/// The shards that an index of shards names: files of its own folder. That all of them are there is checked, and a missing
+/// one is named, by [`Weights::read_folder`].
+pub fn shards(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(index)?.into_values().collect())
+}
+
+/// Which shard holds which tensor.
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     #[derive(serde::Deserialize)]
     struct Index {
@@ -221,6 +217,81 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
         Some(shard) => Err(Error::new(format!("`{}` names the shard `{shard}`, expected a file name", path.display()))),
         None => Ok(index.weight_map),
     }
+}
+
+/// Maps a file of weights into memory.
+fn map(path: &Path) -> Result<memmap2::Mmap> {
+    let file = File::open(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => not_there(path),
+        _ => Error::new(format!("cannot open the weights `{}`", path.display())).because(source),
+    })?;
+    let length = file.metadata().context(|| format!("cannot read `{}`", path.display()))?.len();
+    if length == 0 {
+        return Err(damaged(path, "the file is empty"));
+    }
+    // SAFETY: the map is private and read once, by the caller; another process truncating the file meanwhile would end this
+    // one with SIGBUS, as for every program that maps weights. Files this program writes are replaced, never cut.
+    unsafe { memmap2::Mmap::map(&file) }.context(|| format!("cannot map `{}`", path.display()))
+}
+
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    SafeTensors::deserialize(bytes)
+        .map_err(|source| damaged(path, "it is not a whole safetensors file").because(source))
+}
+
+/// The error of a folder without weights that can be read.
+fn no_weights(dir: &Path) -> Error {
+    for pickle in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
+        if dir.join(pickle).is_file() {
+            return pickled(dir, pickle, SINGLE);
+        }
+    }
+    Error::new(format!("`{}` holds neither `{SINGLE}` nor `{INDEX}`", dir.display()))
+        .hint("give the folder of a Hugging Face model saved with safe serialisation")
+}
+
+/// The error of a file of weights that is not there: a shard, an adapter, or any.
+fn not_there(path: &Path) -> Error {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let of_shard: Vec<String> = read_index(&dir.join(INDEX))
+        .map(|map| map.into_iter().filter(|(_, shard)| *shard == name).map(|(tensor, _)| tensor).collect())
+        .unwrap_or_default();
+    if let Some(first) = of_shard.first() {
+        return Error::new(format!(
+            "the shard `{name}` of `{}` is missing: `{INDEX}` promises {} tensors in it, the first is `{first}`",
+            dir.display(),
+            of_shard.len()
+        ))
+        .hint("copy or download that file again, into the same folder");
+    }
+    let pickle = name.replace(".safetensors", ".bin");
+    if pickle != name && dir.join(&pickle).is_file() {
+        return pickled(dir, &pickle, &name);
+    }
+    Error::new(format!("there are no weights `{}`", path.display())).hint("copy the whole model folder again")
+}
+
+/// The error of weights in PyTorch's own format: a program of its own, which is not run here.
+fn pickled(dir: &Path, found: &str, expected: &str) -> Error {
+    let error = Error::new(format!(
+        "`{}` has its weights only as `{found}`, in PyTorch's own format, expected `{expected}`",
+        dir.display()
+    ));
+    if found.ends_with(".json") {
+        return error.hint(format!(
+            "convert it once, where transformers is installed: python3 -c 'import sys; from transformers import AutoModel; \
+             AutoModel.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])' {}",
+            dir.display()
+        ));
+    }
+    error.hint(format!(
+        "convert it once, where PyTorch is installed: python3 -c 'import sys, torch, safetensors.torch as st; \
+         st.save_file({{name: value.clone().contiguous() for name, value in torch.load(sys.argv[1], map_location=\"cpu\", \
+         weights_only=True).items()}}, sys.argv[2], {{\"format\": \"pt\"}})' {} {}",
+        dir.join(found).display(),
+        dir.join(expected).display()
+    ))
 }
 
 fn damaged(path: &Path, what: &str) -> Error {
@@ -238,46 +309,7 @@ fn float_type(dtype: Dtype) -> Option<DType> {
     }
 }
 
-fn is_buffer(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::BOOL | Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::U64 | Dtype::U32 | Dtype::U16)
-}
-
 fn upcast(view: &TensorView<'_>, dtype: DType, device: &Device) -> Result<Tensor> {
     let raw = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device)?;
     Ok(raw.to_dtype(DType::F32)?)
-}
-
-/// One f32 tensor as safetensors wants to see it: bytes are made when it is written, one tensor at a time.
-struct Stored {
-    tensor: Tensor,
-}
-
-impl Stored {
-    fn of(tensor: &Tensor) -> Result<Self> {
-        let tensor = tensor.contiguous()?;
-        // Read once here, where an error can be told, so that `data` below cannot fail.
-        super::nn::with_values(&tensor, |_| ())?;
-        Ok(Self { tensor })
-    }
-}
-
-impl View for Stored {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.tensor.dims()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = Vec::with_capacity(self.data_len());
-        // The trait leaves no room for an error; `of` has read these values before.
-        let _ = visit_bytes(&self.tensor, |piece| bytes.extend_from_slice(piece));
-        Cow::Owned(bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.tensor.elem_count()
-    }
 }

@@ -4,8 +4,8 @@ use ragtune_index::{CommitStage, Corpus, Fingerprint, Fragment, Generation, Grap
 
 use crate::cost::{Ledger, Phase, Span};
 use crate::error::{Error, Result};
-use crate::models::encoder::Encoder;
-use crate::models::{Grad, Role};
+use crate::models::encoder::{Encoder, Rounded};
+use crate::models::{Precision, Role};
 
 /// Passages read from the corpus at a time: they are sorted by length before they are cut into batches.
 const WINDOW: u32 = 1024;
@@ -13,10 +13,12 @@ const WINDOW: u32 = 1024;
 /// How a corpus is embedded.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbedSettings {
-    /// The most tokens of one encoder batch, padding included.
+    /// The most tokens of one encoder batch.
     pub batch_tokens: usize,
     /// How the graph is built and probed.
     pub graph: GraphParams,
+    /// What the encoder's matrices are rounded to while it embeds passages.
+    pub precision: Precision,
 }
 
 /// A committed embedding of the whole corpus.
@@ -44,7 +46,11 @@ pub fn embed_corpus(
 ) -> Result<Embedded> {
     let fingerprint = {
         let _span = ledger.span(Phase::Embed);
-        fingerprint_of(encoder)?
+        fingerprint_of(encoder, settings.precision)?
+    };
+    let rounded = {
+        let _span = ledger.span(Phase::Embed);
+        encoder.rounded(settings.precision)?
     };
     let mut writer = {
         let _span = ledger.span(Phase::Write);
@@ -55,9 +61,10 @@ pub fn embed_corpus(
     let (mut passages, mut truncated) = (0u64, 0u64);
     progress(already);
     for fragment in &pending {
-        let vectors = embed_fragment(encoder, corpus, fragment, settings, ledger, &mut truncated, &mut |done| {
-            progress(already + passages + done);
-        })?;
+        let vectors =
+            embed_fragment((encoder, &rounded), corpus, fragment, settings, ledger, &mut truncated, &mut |done| {
+                progress(already + passages + done);
+            })?;
         passages += u64::from(fragment.rows);
         let span = ledger.span(Phase::Write);
         writer.write(fragment, &vectors)?;
@@ -76,16 +83,20 @@ pub fn embed_corpus(
     Ok(Embedded { generation, passages, truncated })
 }
 
-/// What this encoder's present weights and settings would embed: the encoder's own fingerprint and how a passage becomes
-/// its text.
-pub fn fingerprint_of(encoder: &Encoder) -> Result<Fingerprint> {
+/// What this encoder's present weights and settings would embed: the encoder's own fingerprint, how a passage becomes its
+/// text, and what its matrices are rounded to. Questions are never rounded, so that vectors of any precision may be searched.
+pub fn fingerprint_of(encoder: &Encoder, precision: Precision) -> Result<Fingerprint> {
     let mut fields = encoder.fingerprint()?;
     fields.insert("passage_text".into(), "{title} {text}".into());
+    // Said only where it is unusual, so that indexes made before there was a choice stay valid.
+    if precision != Precision::F32 {
+        fields.insert("passage_dtype".into(), precision.name().into());
+    }
     Ok(Fingerprint::new(fields))
 }
 
 fn embed_fragment(
-    encoder: &Encoder,
+    (encoder, rounded): (&Encoder, &Rounded<'_>),
     corpus: &Corpus,
     fragment: &Fragment,
     settings: &EmbedSettings,
@@ -108,7 +119,7 @@ fn embed_fragment(
         for batch in by_length(&tokenized.ids, settings.batch_tokens) {
             let ids: Vec<Vec<u32>> = batch.iter().filter_map(|row| tokenized.ids.get(*row).cloned()).collect();
             let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
-            let rows = encoder.forward(&ids, Grad::Off)?.to_vec2::<f32>()?;
+            let rows = rounded.forward(&ids, Role::Passage)?.to_vec2::<f32>()?;
             for (row, vector) in batch.iter().zip(rows) {
                 let at = (start as usize + row) * dim;
                 let slot =
@@ -132,22 +143,24 @@ pub fn passage_text(passage: &ragtune_index::Passage) -> String {
     if passage.title.is_empty() { passage.text.clone() } else { format!("{} {}", passage.title, passage.text) }
 }
 
-/// Cuts sequences into batches of similar length whose padded size stays within `batch_tokens` (one sequence at least).
-/// Returns row numbers; every row occurs once. Order depends on the lengths only.
+/// Cuts sequences into batches of similar length that hold at most `batch_tokens` tokens (one sequence at least). Returns row
+/// numbers, longest first; every row occurs once. Order depends on the lengths only. Batches are packed, so that similar
+/// lengths save nothing; they make batches of equal work.
 pub fn by_length(ids: &[Vec<u32>], batch_tokens: usize) -> Vec<Vec<usize>> {
+    let length = |row: usize| ids.get(row).map_or(0, Vec::len);
     let mut order: Vec<usize> = (0..ids.len()).collect();
-    order.sort_by_key(|row| (std::cmp::Reverse(ids.get(*row).map_or(0, Vec::len)), *row));
+    order.sort_by_key(|&row| (std::cmp::Reverse(length(row)), row));
     let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut longest = 0;
+    let mut tokens = 0;
     for row in order {
-        let length = ids.get(row).map_or(0, Vec::len);
         match batches.last_mut() {
-            Some(batch) if (batch.len() + 1) * longest <= batch_tokens => batch.push(row),
+            Some(batch) if tokens + length(row) <= batch_tokens => batch.push(row),
             _ => {
-                longest = length;
+                tokens = 0;
                 batches.push(vec![row]);
             }
         }
+        tokens += length(row);
     }
     batches
 }
@@ -164,8 +177,8 @@ mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..8).collect::<Vec<_>>());
         for batch in &batches {
-            let longest = batch.iter().map(|row| ids[*row].len()).max().unwrap();
-            assert!(batch.len() == 1 || batch.len() * longest <= 18, "{batch:?}");
+            let tokens: usize = batch.iter().map(|row| ids[*row].len()).sum();
+            assert!(batch.len() == 1 || tokens <= 18, "{batch:?}");
         }
         assert_eq!(batches[0], vec![7]);
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::embed::fingerprint_of;
 use crate::cost::LedgerRecord;
 use crate::error::{Error, Result};
+use crate::models::Precision;
 use crate::models::encoder::Encoder;
 use crate::models::folder::replace_file;
 
@@ -65,7 +66,7 @@ const QUESTION_SIDE: &str = "ragtune.json";
 pub fn searches(encoder: &Encoder, folder: &Path) -> Result<Fingerprint> {
     let path = folder.join(QUESTION_SIDE);
     if !path.is_file() {
-        return fingerprint_of(encoder);
+        return fingerprint_of(encoder, Precision::F32);
     }
     let text = std::fs::read_to_string(&path)?;
     let side: QuestionSide = serde_json::from_str(&text).map_err(|source| {
@@ -89,6 +90,15 @@ pub fn searched_by(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<
     let by = searches(encoder, folder)?;
     if let Some(generation) = corpus.generation_for(&by)? {
         return Ok((generation, by));
+    }
+    // Passages that this encoder embedded with rounded matrices are its own as well.
+    if by == fingerprint_of(encoder, Precision::F32)? {
+        for precision in Precision::ALL {
+            let rounded = fingerprint_of(encoder, precision)?;
+            if let Some(generation) = corpus.generation_for(&rounded)? {
+                return Ok((generation, rounded));
+            }
+        }
     }
     let dir = corpus.dir().display();
     let Some(current) = corpus.current()? else {

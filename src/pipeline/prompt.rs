@@ -1,4 +1,10 @@
 //! The prompt: settings, not code. A generator folder may carry its own as `prompt.json`.
+//!
+//! A prompt is either plain text (instruction, passages, question) or a conversation: a system text and a user text that
+//! holds passages and question, put together by the tokenizer's chat template. Without a `prompt.json` a folder with a chat
+//! template gets a conversation ([`PromptTemplate::for_chat`]) and any other plain text ([`PromptTemplate::default`]).
+
+mod chat;
 
 use std::path::Path;
 
@@ -7,30 +13,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::models::text::Text;
+use chat::Chat;
+pub use chat::ChatTemplate;
 
-/// How passages, question and answer are put together. `{title}`, `{text}` and `{question}` are replaced.
+/// What the assistant is told where a folder with a chat template has no `prompt.json`.
+const SYSTEM: &str = "Answer the question from the given context, in as few words as possible.";
+
+/// How passages, question and answer are put together. `{title}`, `{text}`, `{passages}` and `{question}` are replaced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptTemplate {
-    /// Comes once, before everything else.
+    /// Whether the prompt is a conversation rendered by the tokenizer's chat template.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub chat: bool,
+    /// In a conversation: what the assistant is told first; nothing where it is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// In a conversation: what the user says, with `{passages}` and `{question}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// In plain text: comes once, before everything else.
     pub instruction: String,
     /// Comes once for every passage.
     pub passage: String,
-    /// Comes last; the generator continues after it.
+    /// In plain text: comes last; the generator continues after it.
     pub question: String,
     /// Put before an answer when it is scored or learnt (often the blank of its first word).
     pub answer_prefix: String,
-    /// Whether the sequence begins with the tokenizer's begin-of-sequence token.
+    /// In plain text: whether the sequence begins with the tokenizer's begin-of-sequence token. A chat template writes it
+    /// itself where there is one.
     pub bos: bool,
-    /// Whether a learnt answer ends with the end-of-sequence token.
+    /// Whether a learnt answer ends with the end-of-sequence token, in a conversation with what ends the assistant's turn.
     pub eos: bool,
     /// The most tokens a prompt may have, the answer not counted; passages are shortened to fit.
     pub max_prompt_tokens: usize,
+    /// The chat template of the folder, where the prompt is a conversation.
+    #[serde(skip)]
+    conversation: Option<ChatTemplate>,
 }
 
 impl Default for PromptTemplate {
     fn default() -> Self {
         Self {
+            chat: false,
+            system: None,
+            user: None,
             instruction: String::new(),
             passage: "Context: {title}: {text}\n".into(),
             question: "Question: {question}\nAnswer:".into(),
@@ -38,35 +65,92 @@ impl Default for PromptTemplate {
             bos: true,
             eos: true,
             max_prompt_tokens: 448,
+            conversation: None,
         }
     }
 }
 
 impl PromptTemplate {
-    /// Reads a template from a JSON file.
+    /// A conversation: a system text that asks for short answers from the context, then all passages and the question in one
+    /// turn of the user.
+    pub fn for_chat() -> Self {
+        Self {
+            chat: true,
+            system: Some(SYSTEM.into()),
+            user: Some("{passages}Question: {question}".into()),
+            question: String::new(),
+            answer_prefix: String::new(),
+            bos: false,
+            ..Self::default()
+        }
+    }
+
+    /// Reads a template from a JSON file; keys that are absent are those of the default template of its kind.
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).context(|| format!("the prompt file `{}` cannot be read", path.display()))?;
-        let template: Self = serde_json::from_str(&text).map_err(|source| {
-            Error::new(format!("the prompt file `{}` is not a prompt template", path.display()))
-                .because(source)
-                .hint("its keys are instruction, passage, question, answer_prefix, bos, eos, max_prompt_tokens")
+        let template = understand(&text).map_err(|source| {
+            Error::new(format!("the prompt file `{}` is not a prompt template", path.display())).because(source).hint(
+                "its keys are instruction, passage, question, answer_prefix, bos, eos, max_prompt_tokens; with chat: \
+                 system, user, passage, answer_prefix, eos, max_prompt_tokens",
+            )
         })?;
-        if !template.question.contains("{question}") || !template.passage.contains("{text}") {
-            return Err(Error::new(format!(
-                "the prompt file `{}` must use {{question}} in `question` and {{text}} in `passage`",
-                path.display()
-            ))
-            .hint("see `prompt.json` in the example generator folder"));
+        template.check().map_err(|(what, hint)| {
+            Error::new(format!("the prompt file `{}` must {what}", path.display())).hint(hint)
+        })?;
+        Ok(template)
+    }
+
+    /// The template of a generator folder: its `prompt.json`, or the default for a folder with or without a chat template.
+    pub fn of_generator(folder: &Path) -> Result<Self> {
+        let path = folder.join("prompt.json");
+        let mut template = match path.is_file() {
+            true => Self::read(&path)?,
+            false if ChatTemplate::of_folder(folder)?.is_some() => Self::for_chat(),
+            false => Self::default(),
+        };
+        if template.chat {
+            template.conversation = Some(ChatTemplate::of_folder(folder)?.ok_or_else(|| {
+                Error::new(format!("`{}` asks for a chat template, but the tokenizer has none", path.display()))
+                    .hint("take out `chat`, or put the model's chat_template.jinja or tokenizer_config.json beside it")
+            })?);
         }
         Ok(template)
     }
 
-    /// The template of a generator folder: its `prompt.json`, or the default one.
-    pub fn of_generator(folder: &Path) -> Result<Self> {
-        let path = folder.join("prompt.json");
-        if path.is_file() { Self::read(&path) } else { Ok(Self::default()) }
+    /// What must be otherwise, and how to mend it.
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        const EXAMPLE: &str = "see `prompt.json` in the example generator folder";
+        let user = self.user.as_deref().unwrap_or_default();
+        if !self.passage.contains("{text}") || !(self.chat || self.question.contains("{question}")) {
+            return Err(("use {question} in `question` and {text} in `passage`", EXAMPLE));
+        }
+        if !self.chat && (self.system.is_some() || self.user.is_some()) {
+            return Err(("have `chat` where it has `system` or `user`", "add \"chat\": true, or take them out"));
+        }
+        if self.chat && !(user.contains("{question}") && user.contains("{passages}")) {
+            return Err(("use {passages} and {question} in `user`", "leave `user` out for the default one"));
+        }
+        if self.chat && !(self.instruction.is_empty() && self.question.is_empty()) {
+            return Err(("not have `instruction` or `question` with `chat`", "put them into `system` and `user`"));
+        }
+        if self.chat && self.bos {
+            return Err(("not ask for `bos` with `chat`", "take it out: the chat template writes what it needs"));
+        }
+        Ok(())
     }
+}
+
+fn understand(text: &str) -> Result<PromptTemplate, serde_json::Error> {
+    let given: serde_json::Value = serde_json::from_str(text)?;
+    if given.get("chat") != Some(&true.into()) {
+        return serde_json::from_value(given);
+    }
+    let mut whole = serde_json::to_value(PromptTemplate::for_chat())?;
+    if let (Some(whole), serde_json::Value::Object(given)) = (whole.as_object_mut(), given) {
+        whole.extend(given);
+    }
+    serde_json::from_value(whole)
 }
 
 /// A prompt as token ids.
@@ -85,33 +169,43 @@ pub struct Prompt {
     pub template: PromptTemplate,
     bos: Option<u32>,
     eos: Option<u32>,
+    chat: Option<Chat>,
 }
 
 impl Prompt {
     /// Binds a template to the begin- and end-of-sequence tokens of a generator; a template that asks for a token the
-    /// generator does not have is refused.
+    /// generator does not have is refused, and so is a chat template that cannot be rendered.
     pub fn new(template: PromptTemplate, bos: Option<u32>, eos: Option<u32>) -> Result<Self> {
         if template.bos && bos.is_none() {
             return Err(Error::new("the prompt asks for a begin-of-sequence token, but the generator names none")
                 .hint("set `bos` to false in prompt.json, or name `bos_token_id` in the generator's config.json"));
         }
-        if eos.is_none() {
+        let chat = match (&template.conversation, template.chat) {
+            (Some(conversation), true) => Some(Chat::new(conversation)?),
+            (None, true) => {
+                return Err(Error::new("the prompt asks for a chat template, but was not read with its generator")
+                    .hint("read it with the generator's folder"));
+            }
+            (_, false) => None,
+        };
+        if eos.is_none() && chat.as_ref().and_then(Chat::end).is_none() {
             return Err(Error::new("the generator names no end-of-sequence token, so no answer would ever end")
                 .hint("name `eos_token_id` in the generator's config.json"));
         }
-        Ok(Self { template, bos, eos })
+        Ok(Self { template, bos, eos, chat })
     }
 
-    /// The tokens that end an answer.
+    /// The tokens that end an answer: the end of the sequence, and in a conversation that of the assistant's turn.
     pub fn stop_ids(&self) -> Vec<u32> {
-        self.eos.into_iter().collect()
+        let turn = self.chat.as_ref().and_then(Chat::end).filter(|end| Some(*end) != self.eos);
+        self.eos.into_iter().chain(turn).collect()
     }
 
     /// Tokens of the prompt for a question over some passages (none: closed book), at most `limit` of them. What does not
     /// fit is cut from the end of the longest passage text, whole words at a time, until it does; the question is never cut.
     pub fn ids(&self, text: &Text, passages: &[&Passage], question: &str, limit: usize) -> Result<PromptIds> {
         let mut words: Vec<Vec<&str>> = passages.iter().map(|passage| passage.text.split(' ').collect()).collect();
-        let mut ids = self.encode(text, &self.assemble(passages, None, question))?;
+        let mut ids = self.encode(text, &self.assemble(passages, None, question)?)?;
         let mut truncated = false;
         while ids.len() > limit {
             let Some(longest) = words.iter_mut().max_by_key(|words| words.len()).filter(|words| !words.is_empty())
@@ -128,12 +222,13 @@ impl Prompt {
             let excess = ids.len() - limit;
             let drop = (excess / 2).clamp(1, longest.len());
             longest.truncate(longest.len() - drop);
-            ids = self.encode(text, &self.assemble(passages, Some(&words), question))?;
+            ids = self.encode(text, &self.assemble(passages, Some(&words), question)?)?;
         }
         Ok(PromptIds { ids, truncated })
     }
 
-    /// Tokens of an answer as it is learnt and scored, at most `limit` of them, end-of-sequence included when it fits.
+    /// Tokens of an answer as it is learnt and scored, at most `limit` of them, and one more that ends it where the template
+    /// asks for that and nothing was cut.
     pub fn answer_ids(&self, text: &Text, answer: &str, limit: usize) -> Result<PromptIds> {
         let mut ids = text.encode(&format!("{}{answer}", self.template.answer_prefix), false)?;
         if ids.is_empty() {
@@ -142,24 +237,31 @@ impl Prompt {
         }
         let truncated = ids.len() > limit;
         ids.truncate(limit);
-        if let (true, Some(eos)) = (self.template.eos && !truncated, self.eos) {
-            ids.push(eos);
+        let end = self.chat.as_ref().and_then(Chat::end).or(self.eos);
+        if let (true, Some(end)) = (self.template.eos && !truncated, end) {
+            ids.push(end);
         }
         Ok(PromptIds { ids, truncated })
     }
 
-    fn assemble(&self, passages: &[&Passage], kept: Option<&[Vec<&str>]>, question: &str) -> String {
-        let mut prompt = self.template.instruction.clone();
+    fn assemble(&self, passages: &[&Passage], kept: Option<&[Vec<&str>]>, question: &str) -> Result<String> {
+        let mut context = String::new();
         for (index, passage) in passages.iter().enumerate() {
             let body = match kept.and_then(|kept| kept.get(index)) {
                 Some(words) => words.join(" "),
                 None => passage.text.clone(),
             };
             // Text last: what it contains is never taken for a placeholder.
-            prompt.push_str(&fill(&self.template.passage, &[("{title}", &passage.title), ("{text}", &body)]));
+            context.push_str(&fill(&self.template.passage, &[("{title}", &passage.title), ("{text}", &body)]));
         }
-        prompt.push_str(&fill(&self.template.question, &[("{question}", question)]));
-        prompt
+        let template = &self.template;
+        let Some(chat) = &self.chat else {
+            let question = fill(&template.question, &[("{question}", question)]);
+            return Ok(format!("{}{context}{question}", template.instruction));
+        };
+        let user = template.user.as_deref().unwrap_or_default();
+        let user = fill(user, &[("{passages}", &context), ("{question}", question)]);
+        chat.prompt(template.system.as_deref().unwrap_or_default(), &user)
     }
 
     fn encode(&self, text: &Text, prompt: &str) -> Result<Vec<u32>> {
@@ -194,23 +296,4 @@ fn shorten(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_that_look_like_placeholders_are_left_alone() {
-        let filled = fill("Context: {title}: {text}\n", &[("{title}", "{text}"), ("{text}", "{title}!")]);
-        assert_eq!(filled, "Context: {text}: {title}!\n");
-    }
-
-    #[test]
-    fn a_template_with_an_unknown_key_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("prompt.json");
-        std::fs::write(&path, r#"{"pasage": "{text}"}"#).unwrap();
-        let error = PromptTemplate::read(&path).unwrap_err();
-        assert!(error.find_hint().unwrap().contains("passage"));
-        std::fs::write(&path, r#"{"question": "who"}"#).unwrap();
-        assert!(PromptTemplate::read(&path).unwrap_err().to_string().contains("{question}"));
-    }
-}
+mod tests;

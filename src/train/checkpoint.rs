@@ -119,6 +119,11 @@ pub fn generations(folder: &Path) -> Result<Vec<u32>> {
     Ok(numbers)
 }
 
+/// The folder of the newest checkpoint, unchecked.
+pub fn newest(folder: &Path) -> Option<PathBuf> {
+    list(folder).ok()?.pop()
+}
+
 /// The newest checkpoint of a run, if it has any: its folder and state, with every checksum verified.
 pub fn latest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
     let Some(path) = list(folder)?.pop() else { return Ok(None) };

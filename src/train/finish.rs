@@ -1,9 +1,13 @@
 //! What follows the last step: the final evaluation, the trained models, the record, and an index without leftovers.
 
+use std::path::Path;
+
 use super::{Event, Trainer, session};
 use crate::cost::{Activity, Phase};
 use crate::error::{Context, Error, Result};
 use crate::eval::evaluate::Searcher;
+use crate::hub::Origin;
+use crate::models::folder::replace_file;
 use crate::pipeline::identity::mark_question_side;
 use crate::report::record::{ModelRecord, RunRecord, Status};
 use crate::strategies::Stage;
@@ -84,6 +88,9 @@ fn save(trainer: &Trainer<'_>, stages: &[Stage], searches: &ragtune_index::Finge
     if stages.iter().any(|stage| stage.trains.generator) {
         if pipeline.generator.lora().is_some() {
             pipeline.generator.save_adapter(&run.adapter())?;
+            if let Some(origin) = trainer.config.hub.get("generator") {
+                name_base(&run.adapter(), origin)?;
+            }
         } else {
             pipeline.generator.save(&run.generator())?;
             let template = serde_json::to_vec_pretty(&pipeline.prompt.template)?;
@@ -91,6 +98,16 @@ fn save(trainer: &Trainer<'_>, stages: &[Stage], searches: &ragtune_index::Finge
         }
     }
     Ok(())
+}
+
+/// Names the base of an adapter as the hub does: a folder of this machine's cache would tell others nothing.
+fn name_base(adapter: &Path, origin: &Origin) -> Result<()> {
+    let path = adapter.join("adapter_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    config["base_model_name_or_path"] = origin.repo.as_str().into();
+    config["revision"] = origin.commit.as_str().into();
+    let text = serde_json::to_vec_pretty(&config)?;
+    replace_file(&path, |temporary| Ok(std::fs::write(temporary, &text)?))
 }
 
 fn complete(model: &mut ModelRecord, params: &crate::models::params::Params, trains: bool) -> Result<()> {

@@ -7,9 +7,11 @@ use ragtune_index::WriterLock;
 
 pub mod batch;
 pub mod checkpoint;
+mod diverged;
 pub mod finish;
 mod optimise;
 pub mod optimizer;
+mod recording;
 pub mod refresh;
 mod reindex;
 pub mod run;
@@ -204,7 +206,7 @@ impl Trainer<'_> {
         if question_side_only {
             return Ok(self.pipeline.generation.fingerprint().clone());
         }
-        fingerprint_of(&self.pipeline.encoder)
+        fingerprint_of(&self.pipeline.encoder, self.embed_settings.precision)
     }
 }
 

@@ -8,7 +8,7 @@ use super::optimizer::{self, Gradients};
 use super::schedule::Schedule;
 use crate::cost::Phase;
 use crate::data::Question;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pipeline::step::{Observed, Step};
 use crate::report::record::CurvePoint;
 use crate::strategies::Stage;
@@ -39,15 +39,23 @@ impl Trainer<'_> {
             metrics.learning_rates.insert(part.to_owned(), lr);
             metrics.gradient_norms.insert(part.to_owned(), norm);
         };
+        // All gradients are looked at before the first weight moves.
+        let (encoder_lr, generator_lr) = (config.lr_encoder * factor, config.lr_generator * factor);
         if stage.trains.encoder() {
-            let lr = config.lr_encoder * factor;
-            record("encoder", lr, clip(&mut sums.encoder, config.clip)?);
-            self.encoder_optimizer.step(self.pipeline.encoder.params(), &sums.encoder, lr)?;
+            let norm = clip(&mut sums.encoder, config.clip).map_err(|error| self.diverged("encoder", error))?;
+            record("encoder", encoder_lr, norm);
         }
         if stage.trains.generator {
-            let lr = config.lr_generator * factor;
-            record("generator", lr, clip(&mut sums.generator, config.clip)?);
-            self.generator_optimizer.step(self.pipeline.generator.params(), &sums.generator, lr)?;
+            let norm = clip(&mut sums.generator, config.clip).map_err(|error| self.diverged("generator", error))?;
+            record("generator", generator_lr, norm);
+        }
+        if stage.trains.encoder() {
+            let moved = self.encoder_optimizer.step(self.pipeline.encoder.params(), &sums.encoder, encoder_lr);
+            moved.map_err(|error| self.diverged("encoder", error))?;
+        }
+        if stage.trains.generator {
+            let moved = self.generator_optimizer.step(self.pipeline.generator.params(), &sums.generator, generator_lr);
+            moved.map_err(|error| self.diverged("generator", error))?;
         }
         self.state.prompts += sums.observed.iter().map(|observed| observed.prompts).sum::<u64>();
         self.state.truncated_prompts += sums.observed.iter().map(|observed| observed.truncated_prompts).sum::<u64>();
@@ -64,15 +72,7 @@ impl Trainer<'_> {
         };
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
-            let ids: Vec<&str> = questions.iter().map(|question| question.id.as_str()).collect();
-            return Err(Error::new(format!(
-                "the loss at step {} is {value}, expected a finite number; questions `{}`",
-                self.state.step + 1,
-                ids.join("`, `")
-            ))
-            .hint(
-                "lower the learning rates; the last checkpoint is kept and `ragtune train --resume` goes on from it",
-            ));
+            return Err(self.loss_diverged(value, questions));
         }
         sums.loss += value * share;
         let span = self.ledger.span(Phase::Backward);

@@ -20,6 +20,9 @@ pub type Gradients = BTreeMap<String, Tensor>;
 /// The name under which [`AdamW::state`] keeps the number of steps taken.
 const STEP: &str = "step";
 
+/// How the hint of every error begins that says that numbers grew beyond all bounds.
+pub(super) const LOWER: &str = "lower the learning rate";
+
 /// The settings of AdamW besides the learning rate.
 ///
 /// `weight_decay` acts on every trainable weight, norms and biases included, as `torch.optim.AdamW` does without
@@ -89,7 +92,8 @@ impl AdamW {
     ///
     /// Checks before the first weight changes: a trainable weight without a gradient, a gradient of another shape, of a
     /// weight that does not train or with a NaN or infinity, and after the first step a change in which weights train,
-    /// is an error naming the weight, and leaves everything as it was.
+    /// is an error naming the weight, and leaves everything as it was. An update that itself leaves the finite numbers is an
+    /// error naming its weight, too; weights before it in the order of names have then moved already.
     pub fn step(&mut self, params: &Params, gradients: &Gradients, lr: f64) -> Result<()> {
         if !(lr.is_finite() && lr >= 0.0) {
             return Err(Error::new(format!("the learning rate is `{lr}`, expected a finite number from 0")));
@@ -135,7 +139,12 @@ impl AdamW {
                 square: vec![0.0; var.elem_count()],
             });
             let mut weights = with_values(var, <[f32]>::to_vec)?;
-            with_values(gradient, |gradient| update.apply(&mut weights, gradient, moments))?;
+            if !with_values(gradient, |gradient| update.apply(&mut weights, gradient, moments))? {
+                return Err(Error::new(format!(
+                    "the update of `{name}` with learning rate `{lr:e}` leads to a NaN or an infinity"
+                ))
+                .hint(LOWER));
+            }
             let changed = Tensor::from_vec(weights, var.dims(), &Device::Cpu)?;
             var.set(&changed).context(|| format!("cannot change the weight `{name}`"))?;
         }
@@ -303,20 +312,32 @@ impl Update {
         }
     }
 
-    fn apply(&self, weights: &mut [f32], gradient: &[f32], moments: &mut Moments) {
+    /// Changes weights and moments; whether all of them are finite afterwards.
+    fn apply(&self, weights: &mut [f32], gradient: &[f32], moments: &mut Moments) -> bool {
         weights
             .par_chunks_mut(PIECE)
             .zip(gradient.par_chunks(PIECE))
             .zip(moments.mean.par_chunks_mut(PIECE).zip(moments.square.par_chunks_mut(PIECE)))
-            .for_each(|((weights, gradient), (mean, square))| {
+            .map(|((weights, gradient), (mean, square))| {
+                let mut lost = false;
                 for (((weight, &g), mean), square) in weights.iter_mut().zip(gradient).zip(mean).zip(square) {
                     *mean += self.take_mean * (g - *mean);
                     *square = *square * self.beta2 + self.take_square * g * g;
                     let spread = square.sqrt() / self.root_correction + self.eps;
                     *weight = *weight * self.keep - self.step_size * (*mean / spread);
+                    // By bits and without a branch, so that the loop stays one of vector instructions.
+                    lost |= infinite(*weight) | infinite(*mean) | infinite(*square);
                 }
-            });
+                !lost
+            })
+            // Every piece is done, whatever became of another: no short cut.
+            .reduce(|| true, |one, other| one & other)
     }
+}
+
+/// Whether a number is a NaN or an infinity: all bits of its exponent are set.
+fn infinite(value: f32) -> bool {
+    value.to_bits() & 0x7f80_0000 == 0x7f80_0000
 }
 
 fn sum_of_squares(values: &[f32]) -> f64 {
@@ -334,7 +355,7 @@ fn check_finite(name: &str, gradient: &Tensor) -> Result<()> {
 
 fn not_finite(name: &str) -> Error {
     Error::new(format!("the gradient of `{name}` holds a NaN or an infinity"))
-        .hint("lower the learning rate, or look for a batch whose loss is not finite")
+        .hint(format!("{LOWER}, or look for a batch whose loss is not finite"))
 }
 
 fn foreign(what: String) -> Error {

@@ -51,7 +51,11 @@ impl Trainer<'_> {
         let vectors = {
             let _span = self.ledger.span(Phase::Embed);
             let tokenized = self.pipeline.encoder.tokenize(&questions, Role::Question)?;
-            self.pipeline.encoder.forward(&tokenized.ids, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?
+            self.pipeline
+                .encoder
+                .forward_as(&tokenized.ids, Role::Question, Grad::Off)?
+                .flatten_all()?
+                .to_vec1::<f32>()?
         };
         let _span = self.ledger.span(Phase::Retrieve);
         let truth = new.search(&vectors, depth, Search::Exact, Trust::StaleAllowed)?;

@@ -1,4 +1,4 @@
-//! What stands before and after the loop: load and check everything, resume, save what was trained, write the record.
+//! What stands before the loop: load and check everything, begin or go on. `recording` writes down what was loaded.
 
 use std::path::{Path, PathBuf};
 
@@ -13,17 +13,17 @@ use crate::cost::{Activity, Ledger, Phase};
 use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::EvaluateSettings;
+use crate::hub;
+use crate::models::Precision;
 use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 use crate::models::lora::LoraConfig;
-use crate::models::params::Params;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::embed::EmbedSettings;
 use crate::pipeline::identity::{encoder_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::step::StepSettings;
-use crate::report::record::{DataFile, DataRecord, IndexRecord, ModelRecord, RunRecord};
 use crate::strategies::Stage;
 
 /// The models and data of a run, loaded and checked.
@@ -34,8 +34,10 @@ pub struct Session {
     pub questions: QuestionSet,
     /// Evaluation questions.
     pub eval_questions: QuestionSet,
-    /// The encoder folder.
-    pub encoder_folder: PathBuf,
+    /// What the encoder was loaded from: a folder, or a model of the hub by its commit.
+    pub encoder: PathBuf,
+    /// The same of the generator.
+    pub generator: PathBuf,
     /// The vectors that the base encoder searches.
     pub base: Fingerprint,
     /// The most tokens of a prompt.
@@ -67,13 +69,17 @@ impl Session {
             true => Some(corpus.lock(&format!("ragtune train --out {}", config.out.display()))?),
             false => None,
         };
-        let encoder_folder = match &config.encoder {
+        let encoder_name = match &config.encoder {
             Some(folder) => folder.clone(),
             None => encoder_of(&corpus)?,
         };
-        let encoder = Encoder::load(&encoder_folder, &device)?;
-        let (generation, base) = searched_by(&corpus, &encoder, &encoder_folder)?;
-        let mut generator = Generator::load(&config.generator, &device)?;
+        // Commands have fetched what was missing and shown it; here it is found.
+        let located = hub::locate(&config.pinned("encoder", &encoder_name), &mut |_progress| {})?;
+        let encoder = Encoder::load(&located.folder, &device)?;
+        let (generation, base) = searched_by(&corpus, &encoder, &located.folder)?;
+        let encoder_name = located.name();
+        let located = hub::locate(&config.pinned("generator", &config.generator), &mut |_progress| {})?;
+        let mut generator = Generator::load(&located.folder, &device)?;
         if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
             let lora = LoraConfig {
                 rank,
@@ -83,7 +89,7 @@ impl Session {
             };
             generator.add_lora(&lora, config.seed)?;
         }
-        let template = PromptTemplate::of_generator(&config.generator)?;
+        let template = PromptTemplate::of_generator(&located.folder)?;
         let max_prompt_tokens = prompt_limit(
             &generator,
             config.max_prompt_tokens.unwrap_or(template.max_prompt_tokens),
@@ -93,78 +99,21 @@ impl Session {
         let prompt = Prompt::new(template, special.bos, special.eos.first().copied())?;
         let search = if config.exact { Search::Exact } else { Search::Graph { ef: config.ef } };
         let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search };
-        Ok(Self { pipeline, questions, eval_questions, encoder_folder, base, max_prompt_tokens, lock })
+        let generator = located.name();
+        Ok(Self {
+            pipeline,
+            questions,
+            eval_questions,
+            encoder: encoder_name,
+            generator,
+            base,
+            max_prompt_tokens,
+            lock,
+        })
     }
 }
 
 impl Session {
-    /// The record of a run that begins.
-    pub fn record(&self, config: &TrainConfig) -> Result<RunRecord> {
-        let mut record = RunRecord::new(&config.strategy, config.seed);
-        let pipeline = &self.pipeline;
-        record.commit = option_env!("RAGTUNE_COMMIT").map(str::to_owned);
-        record.command = std::env::args().collect();
-        record.config = serde_json::to_value(config)?;
-        record.source = config.strategy()?.source.to_owned();
-        record.steps_total = config.steps * config.stages()?.len() as u64;
-        record.data = DataRecord {
-            corpus: DataFile {
-                path: pipeline.corpus.source().name.clone(),
-                hash: pipeline.corpus.source().blake3.clone(),
-                count: pipeline.corpus.len() as u64,
-            },
-            questions: Some(data_file(&self.questions)),
-            eval_questions: data_file(&self.eval_questions),
-        };
-        record.index = IndexRecord {
-            dir: config.index.display().to_string(),
-            base_generation: pipeline.generation.number(),
-            final_generation: pipeline.generation.number(),
-            fingerprint: pipeline.generation.fingerprint().id(),
-        };
-        record.models = vec![
-            model_record("encoder", &self.encoder_folder, pipeline.encoder.params())?,
-            model_record("generator", &config.generator, pipeline.generator.params())?,
-        ];
-        record.prompt_template = serde_json::to_string(&pipeline.prompt.template)?;
-        record.reader_mode = config.reader.name().to_owned();
-        record.top_k = config.top_k as u64;
-        record.recall_definition = "recall@k: share of a question's gold passage ids among its k nearest; answer \
-             recall@k: an accepted answer occurs, normalised, in title or text of one of them"
-            .to_owned();
-        Ok(record)
-    }
-
-    /// The record of a run that goes on; refused when models or data are not what it began with.
-    pub fn check_unchanged(&self, record: RunRecord) -> Result<RunRecord> {
-        let config: TrainConfig = serde_json::from_value(record.config.clone())?;
-        let now = self.record(&config)?;
-        let changed = |what: &str, was: &str, is: &str| {
-            Error::new(format!("the {what} changed since the run began: it was `{was}`, now it is `{is}`"))
-                .hint("put the old one back, or begin a new run with another `--out`")
-        };
-        for (was, is) in record.models.iter().zip(&now.models) {
-            if was.fingerprint != is.fingerprint {
-                return Err(changed(&was.role, &was.fingerprint, &is.fingerprint));
-            }
-        }
-        let files = [
-            ("corpus", &record.data.corpus, &now.data.corpus),
-            ("set of evaluation questions", &record.data.eval_questions, &now.data.eval_questions),
-        ];
-        for (what, was, is) in files {
-            if was.hash != is.hash {
-                return Err(changed(what, &was.hash, &is.hash));
-            }
-        }
-        if let (Some(was), Some(is)) = (&record.data.questions, &now.data.questions)
-            && was.hash != is.hash
-        {
-            return Err(changed("set of training questions", &was.hash, &is.hash));
-        }
-        Ok(record)
-    }
-
     /// The trainer of a run, at its beginning or at a checkpoint.
     pub fn trainer<'a>(
         mut self,
@@ -176,8 +125,11 @@ impl Session {
     ) -> Result<Trainer<'a>> {
         let _activity = ledger.activity(Activity::Setup);
         let _span = ledger.span(Phase::Load);
-        let embed_settings =
-            EmbedSettings { batch_tokens: config.batch_tokens, graph: graph_params(&self.pipeline.generation) };
+        let embed_settings = EmbedSettings {
+            batch_tokens: config.batch_tokens,
+            graph: graph_params(&self.pipeline.generation),
+            precision: precision_of(&self.base)?,
+        };
         let (mut encoder_optimizer, mut generator_optimizer) = (AdamW::new(adamw(config))?, AdamW::new(adamw(config))?);
         let state = match found {
             None => State::at_start(self.pipeline.generation.number()),
@@ -229,21 +181,6 @@ impl Session {
 
 /// Sequences decoded at a time in evaluations.
 pub const EVALUATION_SEQUENCES: usize = 40;
-
-fn data_file(set: &QuestionSet) -> DataFile {
-    DataFile { path: set.path.display().to_string(), hash: set.hash.clone(), count: set.questions.len() as u64 }
-}
-
-fn model_record(role: &str, folder: &Path, params: &Params) -> Result<ModelRecord> {
-    Ok(ModelRecord {
-        role: role.to_owned(),
-        name: folder.display().to_string(),
-        parameters: params.count() as u64,
-        trained_parameters: 0,
-        fingerprint: params.digest()?,
-        final_fingerprint: None,
-    })
-}
 
 /// Reads a question set and refuses it when it names a gold passage that the corpus lacks.
 pub fn read_questions(path: &Path, corpus: &Corpus) -> Result<QuestionSet> {
@@ -317,6 +254,11 @@ pub fn graph_params(generation: &Generation) -> GraphParams {
         Some(graph) => GraphParams { links: graph.links, ef_construction: graph.ef_construction, ..defaults },
         None => defaults,
     }
+}
+
+/// What the passages were rounded to that the run begins with: a refresh embeds them likewise.
+pub fn precision_of(base: &Fingerprint) -> Result<Precision> {
+    base.get("passage_dtype").map_or(Ok(Precision::F32), crate::config::precision)
 }
 
 /// Gives up this run's protection of all generations but those still needed.

@@ -3,6 +3,9 @@
 mod corpora;
 mod damage;
 mod disk;
+mod divergence;
+mod lengths;
 mod models;
 mod settings;
+mod weights;
 mod writers;

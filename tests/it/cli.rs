@@ -2,7 +2,10 @@
 
 mod compare;
 mod data;
+mod embed;
 mod encoders;
 mod eval;
+mod export;
 mod index;
+mod inspect;
 mod train;

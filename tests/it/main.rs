@@ -6,6 +6,8 @@
 mod bad_input;
 mod cli;
 mod contract;
+mod hub;
+mod interop;
 mod real;
 mod resume;
 mod support;

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 mod generator;
+mod hub;
 mod tensors;
 mod tmpfs;
 
 pub use generator::small_generator;
-pub use tensors::{TensorData, edit_tensors};
+pub use hub::{Hub, Model};
+pub use tensors::{TensorData, edit_tensors, shard};
 pub use tmpfs::Tmpfs;
 
 /// Longest time any single process may take before the test gives up.
@@ -127,8 +129,30 @@ pub struct Ragtune(Command);
 pub fn ragtune(words: &[&str]) -> Ragtune {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ragtune"));
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // No test asks the real hub, whatever it names: a mistyped path is never looked up over the network.
+    for name in NETWORK {
+        command.env_remove(name);
+    }
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", shared().join("no-cache"));
     Ragtune(command)
 }
+
+/// Variables of this process that would lead elsewhere.
+const NETWORK: [&str; 13] = [
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "HF_ENDPOINT",
+    "HF_HUB_CACHE",
+    "ALL_PROXY",
+    "all_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
 
 impl Ragtune {
     /// Adds a flag with its value.
@@ -140,6 +164,12 @@ impl Ragtune {
     /// Adds words as they are.
     pub fn and(mut self, words: &[&str]) -> Self {
         self.0.args(words);
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.0.env(name, value);
         self
     }
 

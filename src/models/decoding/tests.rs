@@ -29,8 +29,9 @@ fn step_by_step(generator: &Generator, sequences: &[Scored]) -> Vec<(f32, f32)> 
 
 #[test]
 fn the_score_of_an_answer_is_the_sum_over_its_steps() {
-    for case in CASES {
-        let dir = fixture("generator").join(case);
+    // LongRoPE rotates what came first otherwise once a sequence is long: its steps are those of shorter sequences.
+    for case in CASES.into_iter().filter(|case| !case.ends_with("longrope") && !case.ends_with("phi3")) {
+        let dir = fixture(case);
         for (sum, score) in step_by_step(&load(&dir), &Golden::read(&dir).scored()) {
             assert!((sum - score).abs() <= 1e-4, "{case}: {sum} step by step, {score} at once");
         }
@@ -65,9 +66,26 @@ fn the_same_with_a_real_model_and_a_cache_that_grows() {
 }
 
 #[test]
+fn what_is_kept_equals_reading_everything_again() {
+    for case in CASES {
+        let dir = fixture(case);
+        let (generator, mut ids) = (load(&dir), Golden::read(&dir).ids());
+        let mut decoding = generator.start(&ids).unwrap();
+        for step in 0..12 {
+            let tokens = [5 + step, 50 - step, 7 * step + 3];
+            decoding.advance(&tokens).unwrap();
+            ids.iter_mut().zip(tokens).for_each(|(ids, token)| ids.push(token));
+            let again = generator.start(&ids).unwrap();
+            assert_eq!(decoding.lengths(), again.lengths());
+            assert_near(case, &decoding.log_probs().unwrap(), &again.log_probs().unwrap(), 3e-5);
+        }
+    }
+}
+
+#[test]
 fn greedy_equals_transformers_token_for_token() {
     for case in CASES {
-        let dir = fixture("generator").join(case);
+        let dir = fixture(case);
         let golden = Golden::read(&dir);
         let generator = load(&dir);
         assert_eq!(generator.greedy(&golden.ids(), 12, &[2]).unwrap(), golden.greedy, "{case}");

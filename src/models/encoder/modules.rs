@@ -1,213 +1,186 @@
-//! What a sentence-transformers folder puts around its transformer: pooling, normalisation, prompts, length limit.
+//! What a sentence-transformers folder puts around its transformer: pooling, further modules, prompts, a cut of the vector.
 
 use std::path::{Component, Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::config::{BertConfig, read_json};
+use super::chain::{self, Module};
+use super::config::Config;
+use super::pooling::Pooling;
 use crate::error::{Error, Result};
 
-/// How the vectors of tokens become the vector of a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pooling {
-    Mean,
-    Cls,
-    Max,
-}
+/// The file that lists the modules.
+pub(super) const FILE: &str = "modules.json";
+/// The file of prompts and the cut.
+pub(super) const SETTINGS: &str = "config_sentence_transformers.json";
+/// Key of the width that vectors are cut to.
+const TRUNCATE: &str = "truncate_dim";
 
-impl Pooling {
-    const ALL: [Pooling; 3] = [Pooling::Mean, Pooling::Cls, Pooling::Max];
-
-    /// The name sentence-transformers gives it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Pooling::Mean => "mean",
-            Pooling::Cls => "cls",
-            Pooling::Max => "max",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|pooling| pooling.name() == name)
-    }
-}
-
-/// Boolean keys of older folders, and the mode each stands for.
-pub(super) const POOLING_KEYS: [(&str, &str); 6] = [
-    ("pooling_mode_cls_token", "cls"),
-    ("pooling_mode_mean_tokens", "mean"),
-    ("pooling_mode_max_tokens", "max"),
-    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
-    ("pooling_mode_weightedmean_tokens", "weightedmean"),
-    ("pooling_mode_lasttoken", "lasttoken"),
-];
-
-/// Everything around the transformer that decides a vector.
+/// Everything after and around the transformer that decides a vector.
 #[derive(Clone, Debug)]
 pub(super) struct Modules {
     /// Folder of the transformer inside the model's.
     pub transformer_path: PathBuf,
     pub pooling: Pooling,
-    pub normalize: bool,
+    /// What follows the pooling, in order.
+    pub chain: Vec<Module>,
     pub query_prompt: String,
     pub passage_prompt: String,
-    /// Ids a text is cut to; 0 until [`Modules::checked`] has seen the transformer.
-    pub max_length: usize,
-    pub do_lower_case: bool,
+    /// Width that vectors are cut to at the end of the chain.
+    truncate: Option<usize>,
     /// `config_sentence_transformers.json`, to be saved again.
-    pub raw: Value,
-    pooled_width: u64,
+    raw: Value,
 }
 
 impl Modules {
     /// Reads `modules.json` and the files it names, but for the transformer's own.
     pub fn read(dir: &Path) -> Result<Self> {
-        let list_path = dir.join("modules.json");
-        let list = read_json(&list_path)?.ok_or_else(|| {
+        let list_path = dir.join(FILE);
+        let list = Config::read(&list_path)?.ok_or_else(|| {
             Error::new(format!("there is no `{}`, so the pooling is not known", list_path.display())).hint(
                 "give a sentence-transformers folder; from a bare transformer make one with \
                  SentenceTransformer(modules=[Transformer(DIR), Pooling(...), Normalize()]).save(OUT)",
             )
         })?;
-        let (transformer, pooling, normalize) = parts(&list, &list_path)?;
-        let (pooling, pooled_width, include_prompt) = read_pooling(&dir.join(pooling).join("config.json"))?;
+        let mut listed = parts(&list)?.into_iter();
+        let (Some((transformer, transformer_path)), Some((pooling, pooling_path))) = (listed.next(), listed.next())
+        else {
+            return Err(not_a_chain(&list_path, "fewer than two modules"));
+        };
+        if transformer != "Transformer" || pooling != "Pooling" {
+            return Err(not_a_chain(&list_path, &format!("the modules `{transformer}, {pooling}, ...`")));
+        }
+        let pooling = Pooling::read(&dir.join(pooling_path).join("config.json"))?;
+        let mut width = pooling.output_width();
+        let mut chain = Vec::new();
+        for (at, (kind, path)) in listed.enumerate() {
+            let module = Module::read(dir, &kind, path, at + 2, width)?
+                .ok_or_else(|| not_a_chain(&list_path, &format!("the module `{kind}`")))?;
+            width = module.output_width(width);
+            chain.push(module);
+        }
 
-        let raw = read_json(&dir.join("config_sentence_transformers.json"))?.unwrap_or_else(|| serde_json::json!({}));
-        let default = match raw.get("default_prompt_name").and_then(Value::as_str) {
+        let settings = Config::read_or_empty(&dir.join(SETTINGS))?;
+        let default = match settings.get("default_prompt_name").and_then(Value::as_str) {
             None => String::new(),
-            Some(name) => prompt(&raw, name).ok_or_else(|| {
+            Some(name) => prompt(&settings, name).ok_or_else(|| {
                 Error::new(format!("`default_prompt_name` of `{}` is `{name}`, which is no prompt", dir.display()))
                     .hint("add it to `prompts` in config_sentence_transformers.json, or set the name to null")
             })?,
         };
         // The names encode_query and encode_document of sentence-transformers look for, in their order.
-        let query_prompt = prompt(&raw, "query").unwrap_or_else(|| default.clone());
+        let query_prompt = prompt(&settings, "query").unwrap_or_else(|| default.clone());
         let passage_prompt =
-            ["document", "passage", "corpus"].iter().find_map(|name| prompt(&raw, name)).unwrap_or(default);
-        let prompted = !query_prompt.is_empty() || !passage_prompt.is_empty();
-        if prompted && !include_prompt {
-            return Err(Error::new(format!(
-                "pooling of `{}` has `include_prompt` false, expected true: leaving prompts out of the pooling is not supported",
-                dir.display()
-            )));
+            ["document", "passage", "corpus"].iter().find_map(|name| prompt(&settings, name)).unwrap_or(default);
+        let truncate = match settings.get(TRUNCATE) {
+            None => None,
+            Some(_) => Some(settings.size(TRUNCATE, None)?),
+        };
+        if truncate.is_some_and(|dim| dim > width) {
+            return Err(settings.refused(TRUNCATE, &format!("at most {width}, the width of the vectors")));
         }
-        Ok(Self {
-            transformer_path: transformer,
-            pooling,
-            normalize,
-            query_prompt,
-            passage_prompt,
-            max_length: 0,
-            do_lower_case: false,
-            raw,
-            pooled_width,
-        })
+        let raw = settings.raw().clone();
+        Ok(Self { transformer_path, pooling, chain, query_prompt, passage_prompt, truncate, raw })
     }
 
-    /// Adds what stands beside the transformer (`sentence_bert_config.json`, else the tokenizer's limit) and checks it
-    /// against the transformer's shape.
-    pub fn checked(mut self, config: &BertConfig, transformer: &Path) -> Result<Self> {
-        if self.pooled_width != config.hidden_size as u64 {
-            return Err(Error::new(format!(
-                "pooling expects vectors of `{}` numbers, the transformer of `{}` gives {}",
-                self.pooled_width,
-                transformer.display(),
-                config.hidden_size
-            ))
-            .hint("pooling and transformer come from different models: copy both from one"));
+    /// Refuses a pooling made for vectors of another width than the transformer's.
+    pub fn check_width(&self, hidden: usize, transformer: &Path) -> Result<()> {
+        if self.pooling.input_width() == hidden {
+            return Ok(());
         }
-        let path = transformer.join("sentence_bert_config.json");
-        let settings = read_json(&path)?.unwrap_or_else(|| serde_json::json!({}));
-        self.do_lower_case = settings.get("do_lower_case").and_then(Value::as_bool).unwrap_or(false);
-        let positions = config.max_position_embeddings;
-        self.max_length = match settings.get("max_seq_length") {
-            None | Some(Value::Null) => tokenizer_limit(transformer)?.map_or(positions, |limit| limit.min(positions)),
-            Some(value) => match value.as_u64().and_then(|limit| usize::try_from(limit).ok()) {
-                Some(limit) if limit <= positions => limit,
-                _ => {
-                    let message =
-                        format!("`max_seq_length` of `{}` is `{value}`, expected at most {positions}", path.display());
-                    return Err(Error::new(message).hint("the transformer has no more positions than that"));
-                }
-            },
+        Err(Error::new(format!(
+            "pooling expects vectors of `{}` numbers, the transformer of `{}` gives {hidden}",
+            self.pooling.input_width(),
+            transformer.display()
+        ))
+        .hint("pooling and transformer come from different models: copy both from one"))
+    }
+
+    /// Width of a vector after the last module, uncut.
+    pub fn whole_width(&self) -> usize {
+        self.chain.iter().fold(self.pooling.output_width(), |width, module| module.output_width(width))
+    }
+
+    /// Width that vectors are cut to; `None` where they are left whole.
+    pub fn cut(&self) -> Option<usize> {
+        self.truncate.filter(|dim| *dim < self.whole_width())
+    }
+
+    /// Cuts vectors to a width, which later saves will say.
+    pub fn truncate(&mut self, dim: usize) -> Result<()> {
+        let whole = self.whole_width();
+        if dim == 0 || dim > whole {
+            return Err(Error::new(format!("vectors cannot be cut to `{dim}` numbers, expected 1 to {whole}"))
+                .hint("choose a width the model was trained for (Matryoshka)"));
+        }
+        self.truncate = Some(dim);
+        if let Some(map) = self.raw.as_object_mut() {
+            map.insert(TRUNCATE.to_owned(), json!(dim));
+        }
+        Ok(())
+    }
+
+    /// Whether the chain ends by scaling vectors to unit length.
+    pub fn ends_normalized(&self) -> bool {
+        self.chain.last().is_some_and(Module::is_normalize)
+    }
+
+    /// Names of all modules in order.
+    pub fn names(&self) -> Vec<&'static str> {
+        ["Transformer", "Pooling"].into_iter().chain(self.chain.iter().map(Module::name)).collect()
+    }
+
+    /// Every prompt of the folder with its name.
+    pub fn prompts(&self) -> Vec<(String, String)> {
+        let all = self.raw.get("prompts").and_then(Value::as_object).into_iter().flatten();
+        all.filter_map(|(name, prompt)| Some((name.clone(), prompt.as_str()?.to_owned()))).collect()
+    }
+
+    /// `modules.json`, with the class names that every version of sentence-transformers knows.
+    pub fn saved_list(&self) -> Value {
+        let folders = ["", "1_Pooling"].into_iter().chain(self.chain.iter().map(|module| module.folder.as_str()));
+        let entry = |(at, (path, class)): (usize, (&str, &str))| {
+            json!({
+                "idx": at,
+                "name": at.to_string(),
+                "path": path,
+                "type": format!("sentence_transformers.models.{class}"),
+            })
         };
-        Ok(self)
+        folders.zip(self.names()).enumerate().map(entry).collect()
+    }
+
+    /// `config_sentence_transformers.json`.
+    pub fn saved_settings(&self) -> &Value {
+        &self.raw
     }
 }
 
-/// Folders of transformer and pooling, and whether a normalisation follows: the only chain supported.
-fn parts(list: &Value, path: &Path) -> Result<(PathBuf, PathBuf, bool)> {
-    let field = |module: &Value, key: &str| module.get(key).and_then(Value::as_str).map(str::to_owned);
+/// Kind and folder of every module of the list.
+fn parts(list: &Config) -> Result<Vec<(String, PathBuf)>> {
+    let path = list.path().display();
     let mut chain = Vec::new();
-    for module in list.as_array().map(Vec::as_slice).unwrap_or_default() {
-        let (Some(kind), Some(folder)) = (field(module, "type"), field(module, "path")) else {
-            return Err(Error::new(format!("a module of `{}` lacks `type` or `path`", path.display())));
+    for module in list.raw().as_array().map(Vec::as_slice).unwrap_or_default() {
+        let field = |key: &str| module.get(key).and_then(Value::as_str);
+        let (Some(kind), Some(folder)) = (field("type"), field("path")) else {
+            return Err(Error::new(format!("a module of `{path}` lacks `type` or `path`")));
         };
         let folder = PathBuf::from(folder);
         if folder.components().any(|part| !matches!(part, Component::Normal(_))) {
-            let message = format!("`{}` names the folder `{}`, expected one inside", path.display(), folder.display());
+            let message = format!("`{path}` names the folder `{}`, expected one inside", folder.display());
             return Err(Error::new(message));
         }
         chain.push((kind.rsplit('.').next().unwrap_or_default().to_owned(), folder));
     }
-    let kinds: Vec<&str> = chain.iter().map(|(kind, _)| kind.as_str()).collect();
-    let normalize = match kinds.as_slice() {
-        ["Transformer", "Pooling"] => false,
-        ["Transformer", "Pooling", "Normalize"] => true,
-        _ => {
-            let expected = "`Transformer, Pooling` or `Transformer, Pooling, Normalize`";
-            return Err(Error::new(format!(
-                "`{}` lists the modules `{}`, expected {expected}",
-                path.display(),
-                kinds.join(", ")
-            ))
-            .hint("choose an encoder without further modules"));
-        }
-    };
-    let mut folders = chain.into_iter().map(|(_, folder)| folder);
-    let (transformer, pooling) = (folders.next().unwrap_or_default(), folders.next().unwrap_or_default());
-    Ok((transformer, pooling, normalize))
+    Ok(chain)
 }
 
-/// Mode, width and `include_prompt` of a pooling, in the old form (a boolean per mode) or the new (one string).
-fn read_pooling(path: &Path) -> Result<(Pooling, u64, bool)> {
-    let config = read_json(path)?.ok_or_else(|| {
-        Error::new(format!("there is no `{}`, so the pooling is not known", path.display()))
-            .hint("copy the whole sentence-transformers folder again")
-    })?;
-    let modes: Vec<String> = match config.get("pooling_mode") {
-        Some(Value::String(mode)) => vec![mode.clone()],
-        Some(Value::Array(modes)) => modes.iter().map(|mode| mode.as_str().unwrap_or("?").to_owned()).collect(),
-        Some(other) => vec![other.to_string()],
-        None => {
-            let on = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-            POOLING_KEYS.iter().filter(|(key, _)| on(key)).map(|(_, mode)| (*mode).to_owned()).collect()
-        }
-    };
-    let supported = Pooling::ALL.map(Pooling::name).join(", ");
-    let pooling = match modes.as_slice() {
-        [mode] => Pooling::named(mode),
-        _ => None,
-    };
-    let Some(pooling) = pooling else {
-        let got = if modes.is_empty() { "none".to_owned() } else { modes.join(" + ") };
-        return Err(Error::new(format!("pooling `{got}` of `{}` is not supported", path.display()))
-            .hint(format!("supported poolings, one at a time: {supported}")));
-    };
-    let width = ["word_embedding_dimension", "embedding_dimension"].iter().find_map(|key| config.get(key)?.as_u64());
-    let Some(width) = width else {
-        return Err(Error::new(format!("`{}` has no `word_embedding_dimension`", path.display())));
-    };
-    Ok((pooling, width, config.get("include_prompt").and_then(Value::as_bool).unwrap_or(true)))
+fn not_a_chain(path: &Path, got: &str) -> Error {
+    let further = chain::KINDS.join(", ");
+    Error::new(format!("`{}` lists {got}, expected `Transformer, Pooling` and then any of: {further}", path.display()))
+        .hint("choose an encoder without other modules")
 }
 
-fn prompt(config: &Value, name: &str) -> Option<String> {
-    config.get("prompts")?.get(name)?.as_str().map(str::to_owned)
-}
-
-/// `model_max_length` of the tokenizer; huge numbers stand for none.
-fn tokenizer_limit(dir: &Path) -> Result<Option<usize>> {
-    let config = read_json(&dir.join("tokenizer_config.json"))?;
-    let limit = config.as_ref().and_then(|config| config.get("model_max_length"));
-    Ok(limit.and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok()))
+fn prompt(settings: &Config, name: &str) -> Option<String> {
+    settings.get("prompts")?.get(name)?.as_str().map(str::to_owned)
 }

@@ -1,90 +1,89 @@
 //! An encoder as a sentence-transformers folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::Encoder;
-use super::modules::POOLING_KEYS;
-use crate::error::{Context, Result};
+use super::{Encoder, modules};
+use crate::error::{Context, Error, Result};
 use crate::models::folder::replace_folder;
 use crate::models::weights;
 
-/// The file that marks a folder as one we may replace.
-const MARK: &str = "modules.json";
+/// The model card of a folder.
+pub(super) const CARD: &str = "README.md";
+/// The first line of the cards we write.
+const TITLE: &str = "# An encoder saved by ragtune";
+/// What is put below somebody else's card, once.
+const NOTE: &str = "## Saved by ragtune";
 
 /// Writes weights, configuration, modules, tokenizer and model card; durable and whole on return.
 pub(super) fn save(encoder: &Encoder, dir: &Path) -> Result<()> {
-    replace_folder(dir, MARK, |folder| {
-        encoder.params.to_safetensors(&folder.join(weights::SINGLE))?;
+    if let Some((name, packed)) = encoder.params.quantised().next() {
+        let format = packed.format().name();
+        return Err(Error::new(format!("`{name}` is kept as {format}, so the encoder has no f32 weights to save"))
+            .hint("load the encoder with f32 weights to save it"));
+    }
+    replace_folder(dir, modules::FILE, |folder| {
+        let of_transformer = |name: &str| !encoder.modules.chain.iter().any(|module| module.owns(name));
+        let own = encoder.params.iter().filter(|(name, _)| of_transformer(name));
+        let own: BTreeMap<_, _> = own.map(|(name, param)| (name.to_owned(), param.var.as_detached_tensor())).collect();
+        weights::write(&folder.join(weights::SINGLE), &own)?;
         encoder.text.write_files(folder)?;
-        write_json(&folder.join("config.json"), &config(encoder))?;
-        write_json(&folder.join(MARK), &modules(encoder))?;
-        write_json(&folder.join("config_sentence_transformers.json"), &encoder.modules.raw)?;
+        write_json(&folder.join("config.json"), &encoder.backbone.saved_config())?;
+        write_json(&folder.join(modules::FILE), &encoder.modules.saved_list())?;
+        write_json(&folder.join(modules::SETTINGS), encoder.modules.saved_settings())?;
         let limits = json!({
-            "max_seq_length": encoder.modules.max_length,
-            "do_lower_case": encoder.modules.do_lower_case,
+            "max_seq_length": encoder.limits.max_length,
+            "do_lower_case": encoder.limits.do_lower_case,
         });
         write_json(&folder.join("sentence_bert_config.json"), &limits)?;
         let pooling = folder.join("1_Pooling");
         fs::create_dir(&pooling)?;
-        write_json(&pooling.join("config.json"), &pooling_config(encoder))?;
-        if encoder.modules.normalize {
-            fs::create_dir(folder.join("2_Normalize"))?;
+        write_json(&pooling.join("config.json"), &encoder.modules.pooling.saved_config())?;
+        for module in &encoder.modules.chain {
+            module.save(folder, &encoder.params)?;
         }
-        let card = folder.join("README.md");
+        let card = folder.join(CARD);
         fs::write(&card, model_card(encoder)).context(|| format!("cannot write `{}`", card.display()))
     })
 }
 
-/// The configuration as it was read, but for what a save decides: the class and the type of the weights.
-fn config(encoder: &Encoder) -> Value {
-    let mut config = encoder.config.raw.clone();
-    if let Some(config) = config.as_object_mut() {
-        config.insert("architectures".to_owned(), json!(["BertModel"]));
-        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        config.insert(key.to_owned(), json!("float32"));
-    }
-    config
-}
-
-fn modules(encoder: &Encoder) -> Value {
-    // The class names that every version of sentence-transformers knows.
-    let mut list = vec![("", "Transformer"), ("1_Pooling", "Pooling")];
-    if encoder.modules.normalize {
-        list.push(("2_Normalize", "Normalize"));
-    }
-    let entry = |(at, (path, class)): (usize, &(&str, &str))| json!({"idx": at, "name": at.to_string(), "path": path, "type": format!("sentence_transformers.models.{class}")});
-    list.iter().enumerate().map(entry).collect()
-}
-
-fn pooling_config(encoder: &Encoder) -> Value {
-    let mut config = Map::new();
-    config.insert("word_embedding_dimension".to_owned(), json!(encoder.dim()));
-    for (key, mode) in POOLING_KEYS {
-        config.insert(key.to_owned(), json!(mode == encoder.modules.pooling.name()));
-    }
-    config.insert("include_prompt".to_owned(), json!(true));
-    Value::Object(config)
-}
-
+/// The card of the folder the encoder came from, with a note below it; one of our own where there was none.
 fn model_card(encoder: &Encoder) -> String {
-    let normalised = if encoder.modules.normalize { ", scaled to unit length" } else { "" };
+    match encoder.card.as_deref() {
+        Some(card) if card.contains(NOTE) => card.to_owned(),
+        Some(card) if !card.contains(TITLE) => {
+            format!("{}\n\n{NOTE}\n\nThe weights were saved by ragtune. {}\n", card.trim_end(), description(encoder))
+        }
+        _ => format!(
+            "---\nlibrary_name: sentence-transformers\ntags:\n- sentence-transformers\n- feature-extraction\n---\n\n\
+             {TITLE}\n\n{}\n\n\
+             ```python\nfrom sentence_transformers import SentenceTransformer\n\
+             vectors = SentenceTransformer(\"this folder\").encode([\"a text\"])\n```\n",
+            description(encoder)
+        ),
+    }
+}
+
+fn description(encoder: &Encoder) -> String {
+    let backbone = &encoder.backbone;
     format!(
-        "---\nlibrary_name: sentence-transformers\ntags:\n- sentence-transformers\n- feature-extraction\n---\n\n\
-         # An encoder saved by ragtune\n\n\
-         BERT of {} layers and width {}, f32. A text is cut to {} tokens; the vector is the {} of its tokens{normalised}.\n\n\
-         ```python\nfrom sentence_transformers import SentenceTransformer\n\
-         vectors = SentenceTransformer(\"this folder\").encode([\"a text\"])\n```\n",
-        encoder.config.num_hidden_layers,
-        encoder.dim(),
+        "`{}` of {} layers and width {}, f32. A text is cut to {} tokens. Modules: {}; pooling: {}. A vector has {} numbers{}.",
+        backbone.family(),
+        backbone.layers(),
+        backbone.hidden(),
         encoder.max_length(),
-        encoder.modules.pooling.name(),
+        encoder.module_names().join(", "),
+        encoder.pooling_name(),
+        encoder.dim(),
+        if encoder.is_normalized() { " and unit length" } else { "" }
     )
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+/// Writes a JSON file.
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value)?;
     fs::write(path, text + "\n").context(|| format!("cannot write `{}`", path.display()))
 }

@@ -1,6 +1,9 @@
-//! The encoder against sentence-transformers (fixtures/golden/encoder.py, minilm.py), and the folders it must refuse.
+//! The encoder against sentence-transformers (fixtures/golden/encoder.py, encoder_families.py, minilm.py), and the folders it
+//! must refuse.
 
+mod families;
 mod folders;
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::models::weights;
+use crate::models::{nn, weights};
 
 fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(file)
@@ -51,28 +54,66 @@ fn norm(values: &[f64]) -> f64 {
 
 /// Gradients of Σ vectors · r by name, of the weights that have one.
 fn gradients(encoder: &Encoder, ids: &[Vec<u32>], r: &Tensor) -> BTreeMap<String, Tensor> {
-    let loss = (encoder.forward(ids, Grad::On).unwrap() * r).unwrap().sum_all().unwrap();
-    let store = loss.backward().unwrap();
+    gradients_of(encoder, &(encoder.forward(ids, Grad::On).unwrap() * r).unwrap())
+}
+
+/// Gradients of the sum of all numbers by name, of the weights that have one.
+fn gradients_of(encoder: &Encoder, numbers: &Tensor) -> BTreeMap<String, Tensor> {
+    let store = numbers.sum_all().unwrap().backward().unwrap();
     let found = |(name, param): (&str, &crate::models::params::Param)| {
         Some((name.to_owned(), store.get(param.var.as_tensor())?.clone()))
     };
     encoder.params().iter().filter_map(found).collect()
 }
 
-/// A copy of the tiny encoder that a test may damage.
+/// Every gradient is there, and equal to the expected one: 10⁻⁴ of its norm and of its largest number.
+fn assert_gradients(label: &str, got: &BTreeMap<String, Tensor>, named: &BTreeMap<&str, &Tensor>) {
+    assert!(named.keys().copied().eq(got.keys().map(String::as_str)), "{label}: the same tensors have a gradient");
+    let all = norm(&named.values().flat_map(|tensor| values(tensor)).collect::<Vec<_>>());
+    for (name, want) in named {
+        let (got, want) = (values(&got[*name]), values(want));
+        let difference: Vec<f64> = got.iter().zip(&want).map(|(a, b)| a - b).collect();
+        // A key's bias moves all scores of a query alike: its gradient is 0 but for rounding, which is measured
+        // against the gradient as a whole.
+        let allowed = 1e-4 * norm(&want) + 1e-7 * all;
+        assert!(norm(&difference) <= allowed, "{label} {name}: {} of {}", norm(&difference), norm(&want));
+        let top = want.iter().fold(0f64, |top, value| top.max(value.abs()));
+        let error = largest_difference(&got, &want);
+        assert!(error <= 1e-4 * top + 1e-7 * all, "{label} {name}: {error} of {top}");
+    }
+}
+
+/// The tensors whose names begin with `prefix`, without it.
+fn named<'a>(all: &'a std::collections::HashMap<String, Tensor>, prefix: &str) -> BTreeMap<&'a str, &'a Tensor> {
+    all.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor))).collect()
+}
+
+/// What a test does to a JSON file.
+type Change = fn(&mut Value);
+
+/// A copy of a tiny encoder that a test may damage.
 struct Copy {
     root: tempfile::TempDir,
 }
 
 impl Copy {
     fn new() -> Self {
+        Self::of(&golden("encoder"))
+    }
+
+    fn of(folder: &Path) -> Self {
         let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("1_Pooling")).unwrap();
-        for file in ["modules.json", "1_Pooling/config.json", "config_sentence_transformers.json", "config.json"]
-            .into_iter()
-            .chain(["sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
-        {
-            fs::copy(golden("encoder").join(file), root.path().join(file)).unwrap();
+        for entry in fs::read_dir(folder).unwrap() {
+            let (from, to) = (entry.as_ref().unwrap().path(), root.path().join(entry.unwrap().file_name()));
+            if from.is_file() {
+                fs::copy(from, to).unwrap();
+                continue;
+            }
+            fs::create_dir(&to).unwrap();
+            for file in fs::read_dir(from).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
         }
         Self { root }
     }
@@ -90,7 +131,11 @@ impl Copy {
     }
 
     fn tensors(&self, change: impl FnOnce(&mut BTreeMap<String, Tensor>)) -> &Self {
-        let path = self.path().join("model.safetensors");
+        self.tensors_of("model.safetensors", change)
+    }
+
+    fn tensors_of(&self, file: &str, change: impl FnOnce(&mut BTreeMap<String, Tensor>)) -> &Self {
+        let path = self.path().join(file);
         let mut all = candle_core::safetensors::load(&path, &Device::Cpu).unwrap().into_iter().collect();
         change(&mut all);
         weights::write(&path, &all).unwrap();
@@ -148,23 +193,7 @@ fn ids_vectors_and_all_gradients_equal_sentence_transformers() {
         let missing: Vec<&str> = encoder.params().names().filter(|name| !got.contains_key(*name)).collect();
         assert_eq!(missing, ["pooler.dense.bias", "pooler.dense.weight"]);
         assert_eq!(encoder.unused(), missing);
-        let named: BTreeMap<&str, &Tensor> = expected
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(&format!("{mode}/d."))?, tensor)))
-            .collect();
-        assert!(named.keys().copied().eq(got.keys().map(String::as_str)), "{mode}: the same tensors have a gradient");
-        let all = norm(&named.values().flat_map(|tensor| values(tensor)).collect::<Vec<_>>());
-        for (name, want) in named {
-            let (got, want) = (values(&got[name]), values(want));
-            let difference: Vec<f64> = got.iter().zip(&want).map(|(a, b)| a - b).collect();
-            // A key's bias moves all scores of a query alike: its gradient is 0 but for rounding, which is measured
-            // against the gradient as a whole.
-            let allowed = 1e-4 * norm(&want) + 1e-7 * all;
-            assert!(norm(&difference) <= allowed, "{mode} {name}: {} of {}", norm(&difference), norm(&want));
-            let top = want.iter().fold(0f64, |top, value| top.max(value.abs()));
-            let error = largest_difference(&got, &want);
-            assert!(error <= 1e-4 * top + 1e-7 * all, "{mode} {name}: {error} of {top}");
-        }
+        assert_gradients(mode, &got, &named(&expected, &format!("{mode}/d.")));
     }
 }
 

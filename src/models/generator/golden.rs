@@ -1,4 +1,5 @@
-//! What the golden tests of generator, adapter and decoding share: fixtures written by fixtures/golden/generator.py.
+//! What the golden tests of generator, adapter and decoding share: fixtures written by fixtures/golden/generator.py and
+//! generator_families.py.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,25 @@ use super::super::params::Params;
 use super::super::weights::Weights;
 use super::{Generator, Scored};
 
-/// The tiny random models.
-pub const CASES: [&str; 4] = ["tied", "tied-head", "untied-bias", "llama3"];
+/// The tiny random models, as folders below fixtures/golden: Llamas first, then one or more of every family.
+pub const CASES: [&str; 16] = [
+    "generator/tied",
+    "generator/tied-head",
+    "generator/untied-bias",
+    "generator/llama3",
+    "generator_families/llama-yarn",
+    "generator_families/llama-longrope",
+    "generator_families/llama-dynamic",
+    "generator_families/mistral",
+    "generator_families/qwen2",
+    "generator_families/qwen3",
+    "generator_families/smollm3",
+    "generator_families/gemma2",
+    "generator_families/gemma3",
+    "generator_families/neox",
+    "generator_families/neox-sequential",
+    "generator_families/phi3",
+];
 
 /// Sequences to score and the continuations that transformers generates for them.
 #[derive(Deserialize)]

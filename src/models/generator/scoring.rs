@@ -4,8 +4,8 @@
 
 use candle_core::Tensor;
 
+use super::super::Grad;
 use super::super::batch::TokenBatch;
-use super::super::{Grad, nn};
 use super::Generator;
 use crate::error::{Error, Result};
 
@@ -29,21 +29,20 @@ impl Generator {
     /// log p(answer token | everything before it), (N, T) f32 in nats, 0 beyond each answer; and the mask, (N, T) f32, 1
     /// for a token of an answer and 0 beyond.
     ///
-    /// With [`Grad::On`] the gradient reaches every trainable weight; the mask has none. Rows are padded on the right to
-    /// the longest sequence, and only positions that predict an answer token go through the output layer. An answer
-    /// without tokens, one without a prompt, and a sequence beyond [`Generator::max_positions`] are errors: the caller
-    /// shortens prompts.
+    /// With [`Grad::On`] the gradient reaches every trainable weight; the mask has none. Sequences are read one after the
+    /// other without padding, and only tokens that predict one of an answer go through the end of the last layer and the
+    /// output layer. An answer without tokens, one without a prompt, and a sequence beyond [`Generator::max_positions`] are
+    /// errors: the caller shortens prompts.
     pub fn answer_log_probs(&self, sequences: &[Scored], grad: Grad) -> Result<(Tensor, Tensor)> {
         let positions = Positions::of(sequences)?;
         self.check_sequences(sequences.iter().map(|sequence| sequence.ids.as_slice()))?;
         let ids: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence.ids.clone()).collect();
-        let batch = TokenBatch::new(&ids, self.special().pad, self.device())?;
-        let network = self.network(grad)?;
+        let batch = TokenBatch::new(&ids, self.device())?;
         let count = positions.targets.len();
         let rows = Tensor::from_vec(positions.rows, count, self.device())?;
         let targets = Tensor::from_vec(positions.targets, count, self.device())?;
-        let hidden = network.hidden(&batch, &rows, |_, _, _| Ok(()))?;
-        let picked = nn::log_prob_of(&network.logits(&hidden)?, &targets)?;
+        let states = self.network(grad)?.states(&batch, Some(&rows), |_, _, _| Ok(()))?;
+        let picked = self.head(grad)?.log_probs(&states, &targets)?;
         // One more entry, 0, is what the places beyond an answer take.
         let extended = Tensor::cat(&[&picked, &picked.zeros_like()?.narrow(0, 0, 1)?.detach()], 0)?;
         let shape = (sequences.len(), positions.longest);
@@ -54,9 +53,9 @@ impl Generator {
     }
 }
 
-/// Where answers stand: in the flattened batch, and in the (N, T) result.
+/// Where answers stand: among the tokens of the batch, and in the (N, T) result.
 struct Positions {
-    /// M flat positions that predict an answer token.
+    /// M tokens of the batch that predict an answer token.
     rows: Vec<u32>,
     /// The M tokens they predict.
     targets: Vec<u32>,
@@ -71,8 +70,7 @@ impl Positions {
         if sequences.is_empty() {
             return Err(Error::new("there is no answer to score, expected at least one"));
         }
-        let width = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        let (mut rows, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
         for (index, sequence) in sequences.iter().enumerate() {
             let Some(answer) = sequence.ids.get(sequence.answer_start..).filter(|answer| !answer.is_empty()) else {
                 return Err(Error::new(format!(
@@ -87,9 +85,10 @@ impl Positions {
             if sequence.answer_start == 0 {
                 return Err(Error::new(format!("the answer of sequence {index} has no prompt before it")));
             }
-            let first = index * width + sequence.answer_start - 1;
+            let first = start + sequence.answer_start - 1;
             rows.extend((first..first + answer.len()).map(|row| row as u32));
             targets.extend_from_slice(answer);
+            start += sequence.ids.len();
         }
         let longest = sequences.iter().map(Scored::answer_length).max().unwrap_or(0);
         let (mut places, mut next) = (Vec::with_capacity(sequences.len() * longest), 0u32);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::super::generator::Generator;
 use super::super::weights::Weights;
 use super::super::{folder, weights};
-use super::{LoraConfig, name_a, name_b};
+use super::{ALL_LINEAR, LoraConfig, name_a, name_b};
 use crate::error::{Context, Error, Result};
 
 /// The settings of an adapter.
@@ -36,7 +36,8 @@ impl Generator {
             "base_model_name_or_path": self.origin().to_string_lossy(),
             "r": lora.config.rank,
             "lora_alpha": lora.config.alpha,
-            "lora_dropout": 0.0,
+            "lora_dropout": lora.config.dropout,
+            "use_rslora": lora.config.rank_stabilised,
             "target_modules": lora.config.targets,
             "bias": "none",
             "fan_in_fan_out": false,
@@ -52,6 +53,7 @@ impl Generator {
 
     /// Puts a saved adapter on the generator and freezes everything else.
     ///
+    /// One that was trained with dropout can be used and merged; a pass that wants its gradients is refused.
     /// Settings of peft that change what an adapter computes and are not supported here are errors that name them, and so
     /// are missing, surplus, misshapen and non-finite tensors; the generator is then as before.
     pub fn load_adapter(&mut self, dir: &Path) -> Result<()> {
@@ -88,9 +90,8 @@ impl Generator {
 }
 
 /// Settings of peft that must be absent, null, false or empty: each makes an adapter compute something else.
-const UNSUPPORTED: [&str; 22] = [
+const UNSUPPORTED: [&str; 21] = [
     "use_dora",
-    "use_rslora",
     "use_qalora",
     "use_bdlora",
     "lora_bias",
@@ -138,12 +139,20 @@ fn understand(value: &Map<String, Value>) -> Result<LoraConfig> {
     let rank = value.get("r").and_then(Value::as_u64).and_then(|rank| usize::try_from(rank).ok());
     let rank = rank.ok_or_else(|| Error::new("`r` is missing or not a whole number"))?;
     let named = |target: &Value| target.as_str().map(str::to_owned);
-    let targets: Option<Vec<String>> =
-        value.get("target_modules").and_then(Value::as_array).and_then(|targets| targets.iter().map(named).collect());
+    let targets: Option<Vec<String>> = match value.get("target_modules") {
+        Some(Value::Array(targets)) => targets.iter().map(named).collect(),
+        Some(Value::String(all)) if all.eq_ignore_ascii_case(ALL_LINEAR) => Some(vec![ALL_LINEAR.to_owned()]),
+        _ => None,
+    };
     let targets = targets.ok_or_else(|| {
-        Error::new("`target_modules` is not a list of module names")
+        Error::new(format!("`target_modules` is neither a list of module names nor `{ALL_LINEAR}`"))
             .hint("write the modules that a pattern stands for as a list into adapter_config.json")
     })?;
     let dropout = if value.contains_key("lora_dropout") { number("lora_dropout")? } else { 0.0 };
-    Ok(LoraConfig { rank, alpha: number("lora_alpha")?, dropout, targets })
+    let rank_stabilised = match value.get("use_rslora") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(used)) => *used,
+        Some(other) => return Err(Error::new(format!("`use_rslora` is `{other}`, expected true or false"))),
+    };
+    Ok(LoraConfig { rank, alpha: number("lora_alpha")?, dropout, targets, rank_stabilised })
 }

@@ -12,10 +12,17 @@ use super::super::weights::{self, Weights};
 use super::*;
 
 /// Adapters written by peft, each with the model it belongs to.
-const ADAPTERS: [(&str, &str); 2] = [("all-linear", "tied"), ("attention-bias", "untied-bias")];
+const ADAPTERS: [(&str, &str); 4] = [
+    ("all-linear", "tied"),
+    ("attention-bias", "untied-bias"),
+    // Joined projections; the first is rank-stabilised.
+    ("phi3-joined", "phi3"),
+    ("neox-joined", "neox"),
+];
 
 fn base(name: &str) -> Generator {
-    load(&fixture("generator").join(name))
+    let llama = fixture("generator").join(name);
+    load(&if llama.is_dir() { llama } else { fixture("generator_families").join(name) })
 }
 
 fn scores(generator: &Generator, sequences: &[Scored]) -> Tensor {
@@ -61,6 +68,7 @@ fn merged_equals_unmerged() {
         let plain = scores(&generator, &sequences);
         generator.load_adapter(&dir).unwrap();
         let adapted = scores(&generator, &sequences);
+        let config = generator.lora().unwrap().config().clone();
         generator.merge_lora().unwrap();
         assert_near(adapter, &scores(&generator, &sequences), &adapted, 2e-5);
         assert_ne!(values(&plain), values(&adapted), "the adapter does nothing, so the test shows nothing");
@@ -68,6 +76,21 @@ fn merged_equals_unmerged() {
         let base_names: Vec<String> = base(name).params().names().map(str::to_owned).collect();
         assert!(generator.params().names().eq(base_names.iter().map(String::as_str)));
         assert_eq!(generator.params().trainable().count(), base_names.len());
+        // What was merged comes out again.
+        let merged = bits(generator.params());
+        generator.unmerge_lora().unwrap();
+        assert_near(adapter, &scores(&generator, &sequences), &adapted, 2e-5);
+        let untouched = base(name);
+        for name in &base_names {
+            let (ours, theirs) = (generator.params().get(name).unwrap(), untouched.params().get(name).unwrap());
+            assert_near(name, &ours.var, &theirs.var, 1e-6);
+            assert!(!ours.trainable, "{name} trains beside its adapter");
+        }
+        assert_eq!(generator.lora().unwrap().config(), &config);
+        assert!(generator.unmerge_lora().unwrap_err().to_string().contains("has an adapter on it"));
+        generator.merge_lora().unwrap();
+        assert_eq!(generator.params().trainable().count(), base_names.len());
+        assert!(bits(generator.params()).len() == merged.len());
         let saved = tempfile::tempdir().unwrap();
         generator.save(&saved.path().join("merged")).unwrap();
         assert_eq!(bits(load(&saved.path().join("merged")).params()), bits(generator.params()));
@@ -122,10 +145,83 @@ fn targets_match_as_in_peft() {
     assert_eq!(modules(&["q_proj", "down_proj"]).unwrap().len(), 4);
     assert_eq!(modules(&["self_attn.q_proj"]).unwrap().len(), 2);
     assert_eq!(modules(&["model.layers.1.mlp.up_proj", "up_proj"]).unwrap().len(), 2);
+    assert_eq!(modules(&["all-linear"]).unwrap().len(), 14);
+    assert_eq!(modules(&["All-Linear", "q_proj"]).unwrap().len(), 14);
     for nothing in ["proj", "q_pro", "lm_head", "embed_tokens", ""] {
         let error = modules(&["v_proj", nothing]).unwrap_err();
         assert!(error.to_string().contains(&format!("`{nothing}`")), "{error}");
         assert!(error.find_hint().unwrap().contains("gate_proj"));
+    }
+}
+
+#[test]
+fn targets_are_those_of_the_family() {
+    for (name, targets, modules) in [
+        ("phi3", ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], 8),
+        ("neox", ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"], 8),
+    ] {
+        let mut generator = base(name);
+        generator.add_lora(&LoraConfig::default(), 7).unwrap();
+        let lora = generator.lora().unwrap();
+        assert_eq!(
+            (lora.config().targets.as_slice(), lora.modules().count()),
+            (&targets.map(str::to_owned)[..], modules)
+        );
+        let targets = vec!["q_proj".to_owned()];
+        let error = LoraConfig { targets, ..LoraConfig::default() }.modules(generator.config()).unwrap_err();
+        let hint = error.find_hint().unwrap();
+        assert!(hint.contains(lora.config().targets[0].as_str()) && hint.contains("all-linear"), "{hint}");
+    }
+}
+
+#[test]
+fn the_scale_is_rank_stabilised_where_asked_for() {
+    let config = LoraConfig { rank: 4, alpha: 6.0, ..LoraConfig::default() };
+    assert_eq!((config.scale(), LoraConfig { rank_stabilised: true, ..config.clone() }.scale()), (1.5, 3.0));
+    let root = tempfile::tempdir().unwrap();
+    let dir = copy_with(root.path(), &|config, _| config["use_rslora"] = json!(true));
+    let mut generator = base("tied");
+    generator.load_adapter(&dir).unwrap();
+    assert_eq!(generator.lora().unwrap().config().scale(), 6.0 / 3f64.sqrt());
+    let again = root.path().join("again");
+    generator.save_adapter(&again).unwrap();
+    let mut other = base("tied");
+    other.load_adapter(&again).unwrap();
+    assert_eq!(other.lora(), generator.lora());
+}
+
+#[test]
+fn an_adapter_with_dropout_answers_but_does_not_train() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = copy_with(root.path(), &|config, _| config["lora_dropout"] = json!(0.1));
+    let sequences = Golden::read(&fixture("lora/all-linear")).scored();
+    let (mut dropping, mut plain) = (base("tied"), base("tied"));
+    dropping.load_adapter(&dir).unwrap();
+    plain.load_adapter(&fixture("lora/all-linear")).unwrap();
+    assert_eq!(values(&scores(&dropping, &sequences)), values(&scores(&plain, &sequences)));
+    let error = dropping.answer_log_probs(&sequences, Grad::On).unwrap_err();
+    assert!(error.to_string().contains("dropout `0.1`"), "{error}");
+    assert!(error.find_hint().unwrap().contains("lora_dropout"));
+    dropping.merge_lora().unwrap();
+    dropping.answer_log_probs(&sequences, Grad::On).unwrap();
+}
+
+#[test]
+fn only_what_was_merged_can_be_taken_out() {
+    let error = base("tied").unmerge_lora().unwrap_err();
+    assert!(error.to_string().contains("no adapter was merged"), "{error}");
+    assert!(error.find_hint().is_some());
+    // Two adapters, one after the other: the last goes first.
+    let mut generator = base("tied");
+    generator.load_adapter(&fixture("lora/all-linear")).unwrap();
+    generator.merge_lora().unwrap();
+    let between = generator.try_clone().unwrap();
+    generator.add_lora(&LoraConfig { rank: 2, ..LoraConfig::default() }, 3).unwrap();
+    generator.merge_lora().unwrap();
+    generator.unmerge_lora().unwrap();
+    assert_eq!(generator.lora().unwrap().config().rank, 2);
+    for (name, param) in between.params().iter() {
+        assert_near(name, &generator.params().get(name).unwrap().var, &param.var, 1e-6);
     }
 }
 
@@ -161,7 +257,8 @@ fn foreign_and_damaged_adapters_are_refused_by_name() {
     };
     refused(&|config, _| config["peft_type"] = json!("LOHA"), &["`LOHA`", "`LORA`"]);
     refused(&|config, _| config["use_dora"] = json!(true), &["`use_dora` is `true`"]);
-    refused(&|config, _| config["use_rslora"] = json!(true), &["`use_rslora`"]);
+    refused(&|config, _| config["use_rslora"] = json!("yes"), &["`use_rslora`"]);
+    refused(&|config, _| config["lora_dropout"] = json!(1.0), &["dropout is `1`"]);
     refused(&|config, _| config["rank_pattern"] = json!({"q_proj": 4}), &["`rank_pattern`"]);
     refused(&|config, _| config["modules_to_save"] = json!(["lm_head"]), &["`modules_to_save`", "lm_head"]);
     refused(&|config, _| config["bias"] = json!("all"), &["`bias`", "all"]);

@@ -1,31 +1,74 @@
-//! Functions of single numbers: `gelu` and `silu_mul`.
+//! Functions of single numbers, alone and as gates.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{self, check, each_piece, each_piece_of_two, exp_of_negative, floats, gradient, sigmoid, simd};
 use crate::error::{Error, Result};
 
-/// x · Φ(x) with Φ the normal distribution function: the exact ("erf") GELU, Hendrycks and Gimpel, arXiv 1606.08415.
-///
-/// Any shape, f32; error below 2·10⁻⁷ · max(1, |x|), rounding included. Derivative: Φ(x) + x · φ(x).
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    check("gelu", &[x])?;
-    Ok(x.contiguous()?.apply_op1(Gelu)?)
+/// An activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x · Φ(x) with Φ the normal distribution function (Hendrycks and Gimpel, arXiv 1606.08415), exact: error below
+    /// 2·10⁻⁷ · max(1, |x|), rounding included.
+    Gelu,
+    /// The approximation x · σ(2·√(2/π)·(x + 0.044715·x³)) of the same paper.
+    GeluTanh,
+    /// x · σ(x).
+    Silu,
+    /// max(x, 0).
+    Relu,
 }
 
-/// gate · σ(gate) · up, the gated unit of Llama (SwiGLU, Shazeer, arXiv 2002.05202, without its matrices).
-///
-/// Two tensors of one shape, f32; the result has that shape.
-pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    check("silu_mul", &[gate, up])?;
+impl Activation {
+    /// By the name that `config.json` gives it.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Some(Self::GeluTanh),
+            "silu" | "swish" => Some(Self::Silu),
+            "relu" => Some(Self::Relu),
+            _ => None,
+        }
+    }
+
+    /// Its name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_pytorch_tanh",
+            Self::Silu => "silu",
+            Self::Relu => "relu",
+        }
+    }
+
+    fn kernels(self) -> &'static Kernels {
+        match self {
+            Self::Gelu => &gelu::KERNELS,
+            Self::GeluTanh => &gelu_tanh::KERNELS,
+            Self::Silu => &silu::KERNELS,
+            Self::Relu => &relu::KERNELS,
+        }
+    }
+}
+
+/// The function of each number; any shape.
+pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    check("activation", &[x])?;
+    Ok(x.contiguous()?.apply_op1(activation)?)
+}
+
+/// activation(gate) · up: the gated units of Shazeer, arXiv 2002.05202, without their matrices (SwiGLU with Silu, GeGLU with
+/// Gelu). Two tensors of one shape; the result has that shape.
+pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    check("gated activation", &[gate, up])?;
     if gate.dims() != up.dims() {
         return Err(Error::new(format!(
-            "silu_mul got a gate of shape {:?} and values of shape {:?}, expected one shape",
+            "a gated activation got a gate of shape {:?} and values of shape {:?}, expected one shape",
             gate.dims(),
             up.dims()
         )));
     }
-    Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, SiluMul)?)
+    Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, activation)?)
 }
 
 /// Φ(x) and e^(-x²/2).
@@ -56,63 +99,99 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, e)
 }
 
-simd! {
-    fn gelu_forward(x: &[f32], y: &mut [f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * normal(x).0;
-        }
-    }
+/// The loops of one function.
+struct Kernels {
+    forward: fn(&[f32], &mut [f32]),
+    backward: fn(&[f32], &[f32], &mut [f32]),
+    gated: fn(&[f32], &[f32], &mut [f32]),
+    gated_backward: fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]),
 }
 
-simd! {
-    fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-        const DENSITY: f32 = 0.398_942_3; // 1 / √(2π)
-        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-            let (below, e) = normal(x);
-            *dx = dy * (below + x * (DENSITY * e));
+/// Makes the four loops of a function from its value, and its value and slope.
+macro_rules! curve {
+    ($name:ident, $value:expr, $slope:expr) => {
+        mod $name {
+            use super::*;
+
+            pub(super) static KERNELS: Kernels = Kernels { forward, backward, gated, gated_backward };
+
+            simd! {
+                fn forward(x: &[f32], y: &mut [f32]) {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = $value(x);
+                    }
+                }
+            }
+
+            simd! {
+                fn backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+                    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+                        *dx = dy * $slope(x).1;
+                    }
+                }
+            }
+
+            simd! {
+                fn gated(gate: &[f32], up: &[f32], y: &mut [f32]) {
+                    for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
+                        *y = $value(gate) * up;
+                    }
+                }
+            }
+
+            simd! {
+                fn gated_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+                    for ((((dgate, dup), &gate), &up), &dy) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(dy) {
+                        let (value, slope) = $slope(gate);
+                        *dgate = dy * up * slope;
+                        *dup = dy * value;
+                    }
+                }
+            }
         }
-    }
+    };
 }
 
-simd! {
-    fn silu_mul_forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
-        for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
-            *y = gate * sigmoid(gate) * up;
-        }
-    }
-}
+const DENSITY: f32 = 0.398_942_3; // 1 / √(2π)
+const TWICE_ROOT: f32 = 1.595_769_2; // 2 · √(2/π)
+const CUBE: f32 = 0.044_715;
 
-simd! {
-    fn silu_mul_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-        for ((((dgate, dup), &gate), &up), &dy) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(dy) {
-            let s = sigmoid(gate);
-            *dgate = dy * up * (s * (1.0 + gate * (1.0 - s)));
-            *dup = dy * (gate * s);
-        }
-    }
-}
+curve!(gelu, |x: f32| x * normal(x).0, |x: f32| {
+    let (below, e) = normal(x);
+    (x * below, below + x * (DENSITY * e))
+});
+curve!(gelu_tanh, |x: f32| x * sigmoid(TWICE_ROOT * (x + CUBE * x * x * x)), |x: f32| {
+    let s = sigmoid(TWICE_ROOT * (x + CUBE * x * x * x));
+    (x * s, s + x * (s * (1.0 - s)) * (TWICE_ROOT * (1.0 + 3.0 * CUBE * x * x)))
+});
+curve!(silu, |x: f32| x * sigmoid(x), |x: f32| {
+    let s = sigmoid(x);
+    (x * s, s * (1.0 + x * (1.0 - s)))
+});
+// Not `max`, which would turn NaN into 0.
+curve!(relu, |x: f32| if x < 0.0 { 0.0 } else { x }, |x: f32| if x > 0.0 { (x, 1.0) } else { (x * 0.0, 0.0) });
 
-struct Gelu;
-
-impl CustomOp1 for Gelu {
+impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        "gelu"
+        (*self).name()
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let x = floats(self.name(), storage, layout)?;
+        let x = floats("activation", storage, layout)?;
+        let forward = self.kernels().forward;
         let mut y = vec![0f32; x.len()];
-        each_piece(&mut y, 1, |first, y| gelu_forward(&x[first..first + y.len()], y));
+        each_piece(&mut y, 1, |first, y| forward(&x[first..first + y.len()], y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
+        let backward = self.kernels().backward;
         let mut dx = vec![0f32; x.elem_count()];
         kernel::read_floats(x, |x| {
             kernel::read_floats(&dy.contiguous()?, |dy| {
                 each_piece(&mut dx, 1, |first, dx| {
                     let range = first..first + dx.len();
-                    gelu_backward(&x[range.clone()], &dy[range], dx);
+                    backward(&x[range.clone()], &dy[range], dx);
                 });
             })
         })??;
@@ -120,11 +199,9 @@ impl CustomOp1 for Gelu {
     }
 }
 
-struct SiluMul;
-
-impl CustomOp2 for SiluMul {
+impl CustomOp2 for Activation {
     fn name(&self) -> &'static str {
-        "silu_mul"
+        (*self).name()
     }
 
     fn cpu_fwd(
@@ -134,12 +211,13 @@ impl CustomOp2 for SiluMul {
         up: &CpuStorage,
         up_layout: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let gate = floats(self.name(), gate, gate_layout)?;
-        let up = floats(self.name(), up, up_layout)?;
+        let gate = floats("gated activation", gate, gate_layout)?;
+        let up = floats("gated activation", up, up_layout)?;
+        let forward = self.kernels().gated;
         let mut y = vec![0f32; gate.len()];
         each_piece(&mut y, 1, |first, y| {
             let range = first..first + y.len();
-            silu_mul_forward(&gate[range.clone()], &up[range], y);
+            forward(&gate[range.clone()], &up[range], y);
         });
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
@@ -151,6 +229,7 @@ impl CustomOp2 for SiluMul {
         _y: &Tensor,
         dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let backward = self.kernels().gated_backward;
         let mut dgate = vec![0f32; gate.elem_count()];
         let mut dup = vec![0f32; gate.elem_count()];
         kernel::read_floats(gate, |g| {
@@ -158,7 +237,7 @@ impl CustomOp2 for SiluMul {
                 kernel::read_floats(&dy.contiguous()?, |dy| {
                     each_piece_of_two((&mut dgate, 1), (&mut dup, 1), |first, dgate, dup| {
                         let range = first..first + dgate.len();
-                        silu_mul_backward(&g[range.clone()], &u[range.clone()], &dy[range], dgate, dup);
+                        backward(&g[range.clone()], &u[range.clone()], &dy[range], dgate, dup);
                     });
                 })
             })

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResu
 use super::kernel::{check, check_ids, each_piece, floats, gradient, ids, read_floats, read_ids, wrong_shape};
 use crate::error::{Error, Result};
 
-/// The rows of `table` (V, D) named by `ids` u32 (B, T), or of any other shape: (B, T, D).
+/// The rows of `table` (V, D) named by `ids` u32 (N), or of any other shape: (N, D).
 ///
 /// The gradient of the table is dense; rows named several times add up in the order of the ids. An id of V or more is
 /// an error.
@@ -17,24 +17,33 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     Ok(table.contiguous()?.apply_op2(&ids, Embedding)?)
 }
 
-/// The input of BERT in one pass: `word[id] + position[t] + segment[0]` for each token.
+/// The input of BERT in one pass: `word[id] + position[place] + segment[0]` for each token.
 ///
-/// `word` (V, D), `position` (P, D), `segment` (S, D) of which row 0 is used, `ids` u32 (B, T) with T ≤ P; result
-/// (B, T, D). Dense gradients to the three tables.
-pub fn bert_embedding(word: &Tensor, position: &Tensor, segment: &Tensor, ids: &Tensor) -> Result<Tensor> {
+/// `word` (V, D), `position` (P, D), `segment` (S, D) of which row 0 is used, `ids` and `places` u32 (N), places below P;
+/// result (N, D). Dense gradients to the three tables.
+pub fn bert_embedding(
+    word: &Tensor,
+    position: &Tensor,
+    segment: &Tensor,
+    ids: &Tensor,
+    places: &Tensor,
+) -> Result<Tensor> {
     check("bert_embedding", &[word, position, segment])?;
-    check_ids("bert_embedding", ids)?;
-    let (_, tokens) = ids.dims2()?;
-    let ids = ids.contiguous()?;
-    check_range("bert_embedding", word, &ids)?;
+    for (table, rows) in [(word, ids), (position, places)] {
+        check_ids("bert_embedding", rows)?;
+        check_range("bert_embedding", table, &rows.contiguous()?)?;
+    }
     let width = word.dims()[1];
-    for (what, table, rows) in [("positions", position, tokens), ("segments", segment, 1)] {
-        if !matches!(table.dims(), &[have, columns] if have >= rows && columns == width) {
-            let expected = format!("(at least {rows}, {width})");
-            return Err(wrong_shape("bert_embedding", what, table.dims(), &expected));
+    for (what, table) in [("positions", position), ("segments", segment)] {
+        if !matches!(table.dims(), &[have, columns] if have >= 1 && columns == width) {
+            return Err(wrong_shape("bert_embedding", what, table.dims(), &format!("(at least 1, {width})")));
         }
     }
-    let op = BertEmbedding { ids: read_ids(&ids, <[u32]>::to_vec)?, tokens };
+    if ids.dims() != places.dims() {
+        return Err(wrong_shape("bert_embedding", "places", places.dims(), &format!("{:?}", ids.dims())));
+    }
+    let read = |ids: &Tensor| read_ids(&ids.contiguous()?, <[u32]>::to_vec);
+    let op = BertEmbedding { ids: read(ids)?, places: read(places)? };
     Ok(word.contiguous()?.apply_op3(&position.contiguous()?, &segment.contiguous()?, op)?)
 }
 
@@ -105,7 +114,7 @@ impl CustomOp2 for Embedding {
 
 struct BertEmbedding {
     ids: Vec<u32>,
-    tokens: usize,
+    places: Vec<u32>,
 }
 
 impl CustomOp3 for BertEmbedding {
@@ -128,16 +137,16 @@ impl CustomOp3 for BertEmbedding {
         let segment = &floats(self.name(), segment, sl)?[..width];
         let mut y = vec![0f32; self.ids.len() * width];
         each_piece(&mut y, width, |first, y| {
-            for (at, (row, &id)) in y.chunks_exact_mut(width).zip(&self.ids[first..]).enumerate() {
-                let place = (first + at) % self.tokens;
+            let chosen = self.ids[first..].iter().zip(&self.places[first..]);
+            for (row, (&id, &place)) in y.chunks_exact_mut(width).zip(chosen) {
                 let word = &word[id as usize * width..(id as usize + 1) * width];
-                let position = &position[place * width..(place + 1) * width];
+                let position = &position[place as usize * width..(place as usize + 1) * width];
                 for (((y, &word), &position), &segment) in row.iter_mut().zip(word).zip(position).zip(segment) {
                     *y = word + segment + position;
                 }
             }
         });
-        Ok((CpuStorage::F32(y), (self.ids.len() / self.tokens, self.tokens, width).into()))
+        Ok((CpuStorage::F32(y), (self.ids.len(), width).into()))
     }
 
     fn bwd(
@@ -160,7 +169,7 @@ impl CustomOp3 for BertEmbedding {
         };
         Ok((
             collect(word, &|at| self.ids[at] as usize)?,
-            collect(position, &|at| at % self.tokens)?,
+            collect(position, &|at| self.places[at] as usize)?,
             collect(segment, &|_| 0)?,
         ))
     }

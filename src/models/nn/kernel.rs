@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 ///
 /// Both give the same bits: the body is the same plain arithmetic, which the compiler neither reorders nor contracts.
 macro_rules! simd {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        fn $name($($arg: $type),*) $(-> $out)? {
+        $vis fn $name($($arg: $type),*) $(-> $out)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
             fn plain($($arg: $type),*) $(-> $out)? $body

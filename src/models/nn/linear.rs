@@ -31,7 +31,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 }
 
 simd! {
-    fn add_to_rows(rows: &mut [f32], bias: &[f32]) {
+    pub(super) fn add_to_rows(rows: &mut [f32], bias: &[f32]) {
         for row in rows.chunks_exact_mut(bias.len()) {
             for (value, &bias) in row.iter_mut().zip(bias) {
                 *value += bias;

@@ -9,8 +9,13 @@ use crate::error::Result;
 
 /// (x − mean) / √(variance + eps) · weight + bias over the last dimension (Ba et al., arXiv 1607.06450); biased variance.
 ///
-/// `x` (..., D), `weight` and `bias` (D); result as `x`. Gradients to all three.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+/// `x` (..., D), `weight` and `bias` (D), the bias 0 where there is none; result as `x`. Gradients to all three.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+    let bias = match bias {
+        Some(bias) => bias.clone(),
+        None => weight.detach().zeros_like()?,
+    };
+    let bias = &bias;
     check("layer_norm", &[x, weight, bias])?;
     let (_, width) = rows_of("layer_norm", x)?;
     for (what, tensor) in [("a weight", weight), ("a bias", bias)] {

@@ -4,110 +4,143 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use super::kernel::{check, floats, gradient, read_floats, wrong_shape};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::models::batch::Spans;
 
-/// The mean over the tokens of each sequence: `x` (B, T, D), `lengths` B of them in 1..=T; result (B, D). Padding takes
-/// no part and gets gradient 0.
-pub fn mean_pool(x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-    pool(x, lengths, Kind::Mean)
-}
-
-/// The largest value of each component over the tokens of each sequence; shapes as [`mean_pool`]. Of equal values the
-/// first gets the gradient.
-pub fn max_pool(x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-    pool(x, lengths, Kind::Max)
-}
-
-fn pool(x: &Tensor, lengths: &[usize], kind: Kind) -> Result<Tensor> {
-    check("pooling", &[x])?;
-    let (batch, tokens) = match x.dims() {
-        &[batch, tokens, width] if batch * tokens * width > 0 => (batch, tokens),
-        got => return Err(wrong_shape("pooling", "a tensor", got, "(batch, tokens, width)")),
-    };
-    if lengths.len() != batch || lengths.iter().any(|&length| length == 0 || length > tokens) {
-        return Err(Error::new(format!(
-            "pooling of {batch} sequences got lengths {lengths:?}, expected one in 1..={tokens} for each"
-        )));
-    }
-    Ok(x.contiguous()?.apply_op1(Pool { kind, lengths: lengths.to_vec() })?)
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
+/// How the vectors of tokens become the vector of a sequence; the modes of sentence-transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// Their mean.
     Mean,
+    /// Their sum over the square root of their number.
+    MeanSqrtLength,
+    /// Their mean weighted by place: the first token counts 1, the second 2, and so on (SGPT, arXiv 2202.08904).
+    WeightedMean,
+    /// The largest value of each component; of equal ones the first gets the gradient.
     Max,
+    /// The first token's.
+    First,
+    /// The last token's.
+    Last,
 }
 
-struct Pool {
-    kind: Kind,
-    lengths: Vec<usize>,
+/// `x` (N, D) to (B, D).
+pub fn pool(x: &Tensor, spans: &Spans, how: Pool) -> Result<Tensor> {
+    check("pooling", &[x])?;
+    let tokens = spans.tokens();
+    if !matches!(x.dims(), &[rows, width] if rows == tokens && width > 0) || spans.lengths().any(|length| length == 0) {
+        return Err(wrong_shape("pooling", "a tensor", x.dims(), &format!("({tokens}, width), no sequence empty")));
+    }
+    Ok(x.contiguous()?.apply_op1(Pooling { how, spans: spans.clone() })?)
 }
 
-impl CustomOp1 for Pool {
+struct Pooling {
+    how: Pool,
+    spans: Spans,
+}
+
+impl Pooling {
+    /// What token `i` of `length` is multiplied by; the modes that add up.
+    fn weight(&self, i: usize, length: usize) -> f32 {
+        let n = length as f32;
+        match self.how {
+            Pool::Mean => 1.0 / n,
+            Pool::MeanSqrtLength => 1.0 / n.sqrt(),
+            Pool::WeightedMean => (i + 1) as f32 / (n * (n + 1.0) / 2.0),
+            Pool::First => f32::from(i == 0),
+            Pool::Last => f32::from(i + 1 == length),
+            Pool::Max => 0.0,
+        }
+    }
+
+    fn forward(&self, x: &[f32], y: &mut [f32]) {
+        let width = y.len();
+        let length = x.len() / width;
+        match self.how {
+            Pool::Max => {
+                y.copy_from_slice(&x[..width]);
+                for row in x.chunks_exact(width) {
+                    y.iter_mut().zip(row).for_each(|(y, &x)| *y = if x > *y || x.is_nan() { x } else { *y });
+                }
+            }
+            Pool::First => y.copy_from_slice(&x[..width]),
+            Pool::Last => y.copy_from_slice(&x[x.len() - width..]),
+            // Added up first and divided once, as PyTorch's mean does.
+            Pool::Mean => {
+                for row in x.chunks_exact(width) {
+                    y.iter_mut().zip(row).for_each(|(y, &x)| *y += x);
+                }
+                y.iter_mut().for_each(|y| *y /= length as f32);
+            }
+            Pool::MeanSqrtLength | Pool::WeightedMean => {
+                for (i, row) in x.chunks_exact(width).enumerate() {
+                    let weight = self.weight(i, length);
+                    y.iter_mut().zip(row).for_each(|(y, &x)| *y += weight * x);
+                }
+            }
+        }
+    }
+
+    fn backward(&self, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let width = y.len();
+        let length = x.len() / width;
+        if self.how == Pool::Max {
+            for component in 0..width {
+                let first = (0..length).find(|token| x[token * width + component] == y[component]);
+                // A NaN equals nothing: its gradient stays 0, the NaN itself is reported by whoever reads the result.
+                if let Some(token) = first {
+                    dx[token * width + component] = dy[component];
+                }
+            }
+            return;
+        }
+        for (i, row) in dx.chunks_exact_mut(width).enumerate() {
+            let weight = self.weight(i, length);
+            if weight != 0.0 {
+                row.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = weight * dy);
+            }
+        }
+    }
+}
+
+impl CustomOp1 for Pooling {
     fn name(&self) -> &'static str {
         "pooling"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let x = floats(self.name(), x, layout)?;
-        let (batch, tokens, width) = layout.shape().dims3()?;
-        let mut y = vec![0f32; batch * width];
-        y.par_chunks_mut(width).zip(x.par_chunks(tokens * width)).zip(&self.lengths).for_each(|((y, x), &length)| {
-            match self.kind {
-                Kind::Mean => {
-                    for row in x.chunks_exact(width).take(length) {
-                        y.iter_mut().zip(row).for_each(|(y, &x)| *y += x);
-                    }
-                    y.iter_mut().for_each(|y| *y /= length as f32);
-                }
-                Kind::Max => {
-                    y.copy_from_slice(&x[..width]);
-                    for row in x.chunks_exact(width).take(length) {
-                        y.iter_mut().zip(row).for_each(|(y, &x)| *y = if x > *y || x.is_nan() { x } else { *y });
-                    }
-                }
-            }
+        let (_, width) = layout.shape().dims2()?;
+        let mut y = vec![0f32; self.spans.len() * width];
+        y.par_chunks_mut(width).enumerate().for_each(|(sequence, y)| {
+            let range = self.spans.range(sequence);
+            self.forward(&x[range.start * width..range.end * width], y);
         });
-        Ok((CpuStorage::F32(y), (batch, width).into()))
+        Ok((CpuStorage::F32(y), (self.spans.len(), width).into()))
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
-        let (_, tokens, width) = x.dims3()?;
+        let (_, width) = x.dims2()?;
         let mut dx = vec![0f32; x.elem_count()];
+        let mut parts = Vec::with_capacity(self.spans.len());
+        let mut rest = dx.as_mut_slice();
+        for length in self.spans.lengths() {
+            let (part, after) = rest.split_at_mut(length * width);
+            parts.push(part);
+            rest = after;
+        }
         read_floats(x, |x| {
             read_floats(y, |y| {
                 read_floats(&dy.contiguous()?, |dy| {
-                    dx.par_chunks_mut(tokens * width).enumerate().for_each(|(sequence, dx)| {
+                    parts.into_par_iter().enumerate().for_each(|(sequence, dx)| {
+                        let range = self.spans.range(sequence);
                         let own = sequence * width..(sequence + 1) * width;
-                        let x = &x[sequence * tokens * width..];
-                        self.spread(self.lengths[sequence], x, &y[own.clone()], &dy[own], dx);
+                        let x = &x[range.start * width..range.end * width];
+                        self.backward(x, &y[own.clone()], &dy[own], dx);
                     });
                 })
             })
         })???;
         gradient(dx, x.shape())
-    }
-}
-
-impl Pool {
-    /// The gradient of one sequence.
-    fn spread(&self, length: usize, x: &[f32], y: &[f32], dy: &[f32], dx: &mut [f32]) {
-        let width = y.len();
-        match self.kind {
-            Kind::Mean => {
-                for row in dx.chunks_exact_mut(width).take(length) {
-                    row.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy / length as f32);
-                }
-            }
-            Kind::Max => {
-                for component in 0..width {
-                    let first = (0..length).find(|token| x[token * width + component] == y[component]);
-                    // A NaN equals nothing: its gradient stays 0, the NaN itself is reported by whoever reads the result.
-                    if let Some(token) = first {
-                        dx[token * width + component] = dy[component];
-                    }
-                }
-            }
-        }
     }
 }

@@ -5,77 +5,69 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, 
 use super::kernel::{check, each_piece, floats, gradient, read_floats, wrong_shape};
 use crate::error::Result;
 
-/// Rotates each pair (x_i, x_{i+Dh/2}) by the angle of its position and frequency (Su et al., arXiv 2104.09864):
-/// y_i = x_i cos − x_{i+Dh/2} sin, y_{i+Dh/2} = x_{i+Dh/2} cos + x_i sin.
+/// Rotates each pair (x_i, x_{i+R/2}) of a head by the angle of its token and frequency (Su et al., arXiv 2104.09864):
+/// y_i = x_i cos − x_{i+R/2} sin, y_{i+R/2} = x_{i+R/2} cos + x_i sin for i < R/2; the other Dh − R numbers stay.
 ///
-/// `x` (B, H, T, Dh), `cos` and `sin` (B or 1, T, Dh/2), which get no gradient; result as `x`. The backward pass is the
-/// inverse rotation.
-pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let &[batch, heads, tokens, width] = x.dims() else {
-        return Err(wrong_shape("rope", "a tensor", x.dims(), "(batch, heads, tokens, head width)"));
-    };
-    rotate(x, cos, sin, Rotation { batch, heads, tokens, width, heads_first: true })
-}
-
-/// [`rope`] for heads packed side by side as a linear layer leaves them: `x` (B, T, H·Dh).
+/// `x` (N, H·Dh), heads side by side as a linear layer leaves them; `cos` and `sin` (N, R/2) with R ≤ Dh, which get no
+/// gradient; result as `x`. The backward pass is the inverse rotation.
 pub fn rope_packed(x: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let &[batch, tokens, packed] = x.dims() else {
-        return Err(wrong_shape("rope", "a tensor", x.dims(), "(batch, tokens, heads times head width)"));
-    };
-    if heads == 0 || packed % heads != 0 {
-        return Err(wrong_shape("rope", "a tensor", x.dims(), &format!("a last dimension divisible by {heads} heads")));
-    }
-    rotate(x, cos, sin, Rotation { batch, heads, tokens, width: packed / heads, heads_first: false })
-}
-
-fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, rotation: Rotation) -> Result<Tensor> {
     check("rope", &[x, cos, sin])?;
-    let Rotation { batch, tokens, width, .. } = rotation;
-    if width % 2 != 0 || x.elem_count() == 0 {
-        return Err(wrong_shape("rope", "a tensor", x.dims(), "a head width that is even and nothing empty"));
-    }
+    let (tokens, packed) = match x.dims() {
+        &[tokens, packed] if heads > 0 && packed % heads == 0 && tokens * packed > 0 => (tokens, packed),
+        got => return Err(wrong_shape("rope", "a tensor", got, &format!("(tokens, {heads} heads times head width)"))),
+    };
+    let width = packed / heads;
     for (what, table) in [("cosines", cos), ("sines", sin)] {
-        let fits = table.dims() == [batch, tokens, width / 2] || table.dims() == [1, tokens, width / 2];
+        let fits = matches!(table.dims(), &[rows, half] if rows == tokens && half > 0 && 2 * half <= width);
         if !fits || table.dims() != cos.dims() {
-            let expected = format!("({batch} or 1, {tokens}, {})", width / 2);
-            return Err(wrong_shape("rope", what, table.dims(), &expected));
+            return Err(wrong_shape("rope", what, table.dims(), &format!("({tokens}, at most {})", width / 2)));
         }
     }
-    Ok(x.contiguous()?.apply_op3(&cos.detach().contiguous()?, &sin.detach().contiguous()?, rotation)?)
+    Ok(x.contiguous()?.apply_op3(
+        &cos.detach().contiguous()?,
+        &sin.detach().contiguous()?,
+        Rotation { heads, width },
+    )?)
 }
 
 struct Rotation {
-    batch: usize,
     heads: usize,
-    tokens: usize,
     width: usize,
-    heads_first: bool,
 }
 
 impl Rotation {
     /// `direction` 1 rotates forwards, −1 back.
     fn apply(&self, x: &[f32], cos: &[f32], sin: &[f32], direction: f32) -> Vec<f32> {
-        let half = self.width / 2;
-        let per_sequence = if cos.len() == self.tokens * half { 0 } else { self.tokens };
+        let packed = self.heads * self.width;
+        let half = cos.len() / (x.len() / packed);
         let mut y = vec![0f32; x.len()];
-        each_piece(&mut y, self.width, |first, y| {
-            let x = &x[first * self.width..first * self.width + y.len()];
-            for (row, (x, y)) in x.chunks_exact(self.width).zip(y.chunks_exact_mut(self.width)).enumerate() {
-                let row = first + row;
-                let token = if self.heads_first { row % self.tokens } else { row / self.heads % self.tokens };
-                let at = (row / (self.heads * self.tokens) * per_sequence + token) * half;
+        each_piece(&mut y, packed, |first, y| {
+            let x = &x[first * packed..first * packed + y.len()];
+            for (token, (x, y)) in x.chunks_exact(packed).zip(y.chunks_exact_mut(packed)).enumerate() {
+                let at = (first + token) * half;
                 let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
-                let (x1, x2) = x.split_at(half);
-                let (y1, y2) = y.split_at_mut(half);
-                for i in 0..half {
-                    let s = direction * sin[i];
-                    y1[i] = x1[i] * cos[i] - x2[i] * s;
-                    y2[i] = x2[i] * cos[i] + x1[i] * s;
+                for (x, y) in x.chunks_exact(self.width).zip(y.chunks_exact_mut(self.width)) {
+                    rotate(x, y, cos, sin, direction);
                 }
             }
         });
         y
     }
+}
+
+#[inline(always)]
+fn rotate(x: &[f32], y: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+    let half = cos.len();
+    let (x1, rest) = x.split_at(half);
+    let (x2, x_left) = rest.split_at(half);
+    let (y1, rest) = y.split_at_mut(half);
+    let (y2, y_left) = rest.split_at_mut(half);
+    for i in 0..half {
+        let s = direction * sin[i];
+        y1[i] = x1[i] * cos[i] - x2[i] * s;
+        y2[i] = x2[i] * cos[i] + x1[i] * s;
+    }
+    y_left.copy_from_slice(x_left);
 }
 
 impl CustomOp3 for Rotation {

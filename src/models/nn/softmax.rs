@@ -203,7 +203,7 @@ fn each_piece_by(out: &mut [f32], width_out: usize, width_in: usize, work: impl 
 }
 
 simd! {
-    fn log_prob_forward(logits: &[f32], targets: &[u32], width: usize, y: &mut [f32]) {
+    pub(super) fn log_prob_forward(logits: &[f32], targets: &[u32], width: usize, y: &mut [f32]) {
         for ((x, &target), y) in logits.chunks_exact(width).zip(targets).zip(y) {
             let (top, sum) = top_and_sum(x);
             *y = (x[target as usize] - top) - sum.ln();
@@ -212,7 +212,7 @@ simd! {
 }
 
 simd! {
-    fn log_prob_backward(logits: &[f32], targets: &[u32], dy: &[f32], width: usize, dx: &mut [f32]) {
+    pub(super) fn log_prob_backward(logits: &[f32], targets: &[u32], dy: &[f32], width: usize, dx: &mut [f32]) {
         for (((x, &target), &dy), dx) in
             logits.chunks_exact(width).zip(targets).zip(dy).zip(dx.chunks_exact_mut(width))
         {

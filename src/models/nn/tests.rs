@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::*;
 use crate::error::Result;
+use crate::models::batch::Spans;
 
 /// Tensors of one golden case.
 struct Case<'a> {
@@ -18,17 +19,10 @@ impl Case<'_> {
         self.all.get(&format!("{}/{key}", self.name)).unwrap_or_else(|| panic!("{}/{key}", self.name)).clone()
     }
 
-    /// Runs `f` on variables made of the arguments and compares the result and every gradient.
+    /// Runs `f` on variables made of the arguments and compares the result and every gradient; then with all but one frozen.
     fn agrees(&self, arguments: &[&str], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
-        let vars: Vec<Var> = arguments.iter().map(|key| Var::from_tensor(&self.tensor(key)).unwrap()).collect();
-        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-        let y = f(&tensors).unwrap();
-        assert_close(&format!("{}/y", self.name), &y, &self.tensor("y"), 1e-6);
-        let grads = (y * self.tensor("r")).unwrap().sum_all().unwrap().backward().unwrap();
-        for (key, var) in arguments.iter().zip(&vars) {
-            let found = grads.get(var).unwrap_or_else(|| panic!("{}: no gradient for {key}", self.name));
-            assert_close(&format!("{}/d{key}", self.name), found, &self.tensor(&format!("d{key}")), 2e-6);
-        }
+        let (vars, grads) = self.agrees_as_a_whole(arguments, &f);
+
         // Frozen arguments get no gradient, and those that remain get the same.
         for free in 0..arguments.len() {
             let tensors: Vec<Tensor> = vars
@@ -47,6 +41,24 @@ impl Case<'_> {
                 }
             }
         }
+    }
+
+    /// The first half of [`Case::agrees`].
+    fn agrees_as_a_whole(
+        &self,
+        arguments: &[&str],
+        f: &impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) -> (Vec<Var>, candle_core::backprop::GradStore) {
+        let vars: Vec<Var> = arguments.iter().map(|key| Var::from_tensor(&self.tensor(key)).unwrap()).collect();
+        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let y = f(&tensors).unwrap();
+        assert_close(&format!("{}/y", self.name), &y, &self.tensor("y"), 1e-6);
+        let grads = (y * self.tensor("r")).unwrap().sum_all().unwrap().backward().unwrap();
+        for (key, var) in arguments.iter().zip(&vars) {
+            let found = grads.get(var).unwrap_or_else(|| panic!("{}: no gradient for {key}", self.name));
+            assert_close(&format!("{}/d{key}", self.name), found, &self.tensor(&format!("d{key}")), 2e-6);
+        }
+        (vars, grads)
     }
 }
 
@@ -77,8 +89,8 @@ fn every_layer_and_its_gradients_equal_pytorch() {
     let case = |name| Case { all: &all, name };
     case("linear").agrees(&["x", "weight", "bias"], |a| linear(&a[0], &a[1], Some(&a[2])));
     case("linear_odd").agrees(&["x", "weight"], |a| linear(&a[0], &a[1], None));
-    case("layer_norm").agrees(&["x", "weight", "bias"], |a| layer_norm(&a[0], &a[1], &a[2], 1e-12));
-    case("layer_norm_flat").agrees(&["x", "weight", "bias"], |a| layer_norm(&a[0], &a[1], &a[2], 1e-5));
+    case("layer_norm").agrees(&["x", "weight", "bias"], |a| layer_norm(&a[0], &a[1], Some(&a[2]), 1e-12));
+    case("layer_norm_flat").agrees(&["x", "weight", "bias"], |a| layer_norm(&a[0], &a[1], Some(&a[2]), 1e-5));
     case("rms_norm").agrees(&["x", "weight"], |a| rms_norm(&a[0], &a[1], 1e-5));
     case("l2_normalize").agrees(&["x"], |a| l2_normalize(&a[0], 1e-12));
     case("softmax").agrees(&["x"], |a| softmax(&a[0]));
@@ -86,60 +98,95 @@ fn every_layer_and_its_gradients_equal_pytorch() {
     case("log_sum_exp").agrees(&["x"], |a| log_sum_exp(&a[0]));
     let targets = case("log_prob_of").tensor("targets");
     case("log_prob_of").agrees(&["logits"], |a| log_prob_of(&a[0], &targets));
-    case("gelu").agrees(&["x"], |a| gelu(&a[0]));
-    case("silu_mul").agrees(&["gate", "up"], |a| silu_mul(&a[0], &a[1]));
+    case("layer_norm_unbiased").agrees(&["x", "weight"], |a| layer_norm(&a[0], &a[1], None, 1e-5));
+    for (name, activation) in [
+        ("gelu", Activation::Gelu),
+        ("gelu_tanh", Activation::GeluTanh),
+        ("silu", Activation::Silu),
+        ("relu", Activation::Relu),
+    ] {
+        case(name).agrees(&["x"], |a| activate(&a[0], activation));
+        assert_eq!(Activation::parse(activation.name()), Some(activation));
+    }
+    for (name, activation) in
+        [("silu_gated", Activation::Silu), ("gelu_gated", Activation::Gelu), ("gelu_tanh_gated", Activation::GeluTanh)]
+    {
+        case(name).agrees(&["gate", "up"], |a| gated(&a[0], &a[1], activation));
+    }
     let ids = case("embedding").tensor("ids");
     case("embedding").agrees(&["table"], |a| embedding(&a[0], &ids));
-    case("bert_embedding").agrees(&["word", "position", "segment"], |a| bert_embedding(&a[0], &a[1], &a[2], &ids));
-    case("mean_pool").agrees(&["x"], |a| mean_pool(&a[0], &[4, 1, 7]));
-    case("max_pool").agrees(&["x"], |a| max_pool(&a[0], &[4, 1, 7]));
-}
-
-/// (B, H, T, Dh) to (B, T, H·Dh), as a linear layer would have made it.
-fn pack(x: &Tensor) -> Tensor {
-    x.transpose(1, 2).unwrap().flatten_from(2).unwrap().contiguous().unwrap()
-}
-
-fn unpack(x: &Tensor, heads: usize) -> Tensor {
-    let (batch, tokens, packed) = x.dims3().unwrap();
-    x.reshape((batch, tokens, heads, packed / heads)).unwrap().transpose(1, 2).unwrap()
+    let (ids, places) = (case("bert_embedding").tensor("ids"), case("bert_embedding").tensor("places"));
+    case("bert_embedding")
+        .agrees(&["word", "position", "segment"], |a| bert_embedding(&a[0], &a[1], &a[2], &ids, &places));
+    for (name, cap) in [("linear_log_prob", None), ("linear_log_prob_capped", Some(3.0))] {
+        let targets = case(name).tensor("targets");
+        case(name).agrees(&["x", "weight"], |a| linear_log_prob(&a[0], &a[1], &targets, cap));
+    }
+    for (name, how) in [
+        ("pool_mean", Pool::Mean),
+        ("pool_mean_sqrt_length", Pool::MeanSqrtLength),
+        ("pool_weighted_mean", Pool::WeightedMean),
+        ("pool_max", Pool::Max),
+        ("pool_first", Pool::First),
+        ("pool_last", Pool::Last),
+    ] {
+        case(name).agrees(&["x"], |a| pool(&a[0], &Spans::of_lengths(&[4, 1, 7]), how));
+    }
 }
 
 #[test]
-fn rotary_embedding_equals_pytorch_in_both_layouts() {
+fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
     let all = golden();
-    for name in ["rope", "rope_each"] {
+    for (name, heads) in [("rope", 3), ("rope_part", 2)] {
         let case = Case { all: &all, name };
         let (cos, sin) = (case.tensor("cos"), case.tensor("sin"));
-        case.agrees(&["x"], |a| rope(&a[0], &cos, &sin));
-        case.agrees(&["x"], |a| Ok(unpack(&rope_packed(&pack(&a[0]), 3, &cos, &sin)?, 3)));
+        case.agrees(&["x"], |a| rope_packed(&a[0], heads, &cos, &sin));
     }
 }
 
 #[test]
-fn attention_equals_pytorch_in_both_layouts() {
+fn attention_equals_pytorch_under_every_mask() {
     let all = golden();
     let scale = 1.0 / 6f64.sqrt();
-    let padding = |lengths: &[usize]| AttentionMask::Padding { lengths: lengths.to_vec() };
-    let causal = |lengths: &[usize]| AttentionMask::Causal { lengths: lengths.to_vec() };
-    for (name, heads, mask, scale) in [
-        ("attention_padding", (3, 3), padding(&[7, 3]), scale),
-        ("attention_causal", (4, 2), causal(&[7, 4]), scale),
-        ("attention_cached", (2, 1), causal(&[7, 5]), scale),
-        ("attention_nothing", (2, 2), padding(&[0, 5]), scale),
-        ("attention_wide", (2, 1), causal(&[33, 65, 40]), 0.3),
+    let whole =
+        |lengths: &[usize], heads, key_heads| Attend::within(&Spans::of_lengths(lengths), heads, key_heads, scale);
+    let cached = vec![Piece { queries: 0..3, keys: 1..6 }, Piece { queries: 4..5, keys: 6..9 }];
+    for (name, how) in [
+        ("attention_plain", whole(&[7, 3], 3, 3)),
+        ("attention_causal", Attend { causal: true, ..whole(&[7, 1, 4], 4, 2) }),
+        ("attention_cached", Attend { causal: true, pieces: cached, ..whole(&[], 2, 1) }),
+        ("attention_window", Attend { window: Some(2), ..whole(&[9, 4], 2, 2) }),
+        ("attention_sliding", Attend { causal: true, window: Some(3), soft_cap: Some(2.0), ..whole(&[9, 4], 4, 1) }),
+        ("attention_blocks", Attend { causal: true, window: Some(70), scale: 0.3, ..whole(&[150, 20], 2, 1) }),
     ] {
         let case = Case { all: &all, name };
-        let arguments = ["q", "k", "v"];
-        case.agrees(&arguments, |a| attention(&a[0], &a[1], &a[2], &mask, scale));
-        case.agrees(&arguments, |a| {
-            let y = attention_packed(&pack(&a[0]), &pack(&a[1]), &pack(&a[2]), heads, &mask, scale)?;
-            Ok(unpack(&y, heads.0))
+        case.agrees(&["q", "k", "v"], |a| attention(&a[0], &a[1], &a[2], &how));
+        // Parts of a wider matrix are read in place.
+        case.agrees_as_a_whole(&["q", "k", "v"], &|a: &[Tensor]| {
+            let (q, k) = (a[0].dims()[1], a[1].dims()[1]);
+            let (rows, keys) = (a[0].dims()[0], a[1].dims()[0]);
+            if rows != keys {
+                return attention(&a[0], &a[1], &a[2], &how);
+            }
+            let all = Tensor::cat(&[&a[0], &a[1], &a[2]], 1)?;
+            attention(&all.narrow(1, 0, q)?, &all.narrow(1, q, k)?, &all.narrow(1, q + k, k)?, &how)
         });
-        // Transposed views are read in place.
-        let view = |x: &Tensor| x.transpose(1, 2)?.contiguous()?.transpose(1, 2);
-        case.agrees(&arguments, |a| attention(&view(&a[0])?, &view(&a[1])?, &view(&a[2])?, &mask, scale));
     }
+    let case = Case { all: &all, name: "attention_biased" };
+    let how = whole(&[7, 3], 2, 2);
+    case.agrees(&["q", "k", "v", "bias"], |a| attention_biased(&a[0], &a[1], &a[2], &a[3], &how));
+}
+
+#[test]
+fn keys_that_pieces_share_are_read_but_get_no_gradient() {
+    let x = Var::from_tensor(&noise(9, &[4, 6])).unwrap();
+    let pieces = vec![Piece { queries: 0..1, keys: 0..3 }, Piece { queries: 1..2, keys: 0..3 }];
+    let how = Attend { pieces, ..Attend::within(&Spans::of_lengths(&[]), 2, 2, 1.0) };
+    let q = Var::from_tensor(&noise(8, &[2, 6])).unwrap();
+    let read = attention(&q, &x.as_detached_tensor(), &x.as_detached_tensor(), &how).unwrap();
+    assert!(read.sum_all().unwrap().backward().unwrap().get(&q).is_some());
+    let error = attention(&q, &x, &x, &how).unwrap().sum_all().unwrap().backward().unwrap_err();
+    assert!(error.to_string().contains("share keys"), "{error}");
 }
 
 /// Pseudo-random numbers in [−1, 1), the same on every machine.
@@ -159,7 +206,7 @@ fn sums_over_many_pieces_are_right_and_repeat_bit_for_bit() {
     let weight = Var::from_tensor(&noise(3, &[width])).unwrap();
     let bias = Var::from_tensor(&noise(4, &[width])).unwrap();
     let run = || {
-        let y = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
+        let y = layer_norm(&x, &weight, Some(&bias), 1e-5).unwrap();
         let grads = (y * &r).unwrap().sum_all().unwrap().backward().unwrap();
         (bits(grads.get(&weight).unwrap()), bits(grads.get(&bias).unwrap()))
     };
@@ -197,19 +244,22 @@ fn what_cannot_be_computed_is_refused_by_name() {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(part), "`{message}` should say `{part}`");
     };
-    refused(gelu(&Tensor::zeros(3, DType::F64, &device).unwrap()), "F64");
+    refused(activate(&Tensor::zeros(3, DType::F64, &device).unwrap(), Activation::Gelu), "F64");
     refused(linear(&f32s(&[2, 3]), &f32s(&[4, 5]), None), "[2, 3]");
     refused(linear(&f32s(&[2, 5]), &f32s(&[4, 5]), Some(&f32s(&[3]))), "(4)");
-    refused(layer_norm(&f32s(&[2, 3]), &f32s(&[4]), &f32s(&[3]), 1e-5), "weight");
+    refused(layer_norm(&f32s(&[2, 3]), &f32s(&[4]), Some(&f32s(&[3])), 1e-5), "weight");
     let ids = Tensor::new(&[[0u32, 9]], &device).unwrap();
     refused(embedding(&f32s(&[9, 2]), &ids), "`9`");
     refused(log_prob_of(&f32s(&[2, 9]), &ids.flatten_all().unwrap()), "`9`");
-    let mask = AttentionMask::Padding { lengths: vec![1] };
-    let q = f32s(&[2, 4, 3, 8]);
-    refused(attention(&q, &q, &q, &mask, 1.0), "1 lengths");
-    refused(attention(&q, &f32s(&[2, 3, 3, 8]), &f32s(&[2, 3, 3, 8]), &mask, 1.0), "belong together");
-    refused(rope(&f32s(&[1, 1, 2, 3]), &f32s(&[1, 2, 1]), &f32s(&[1, 2, 1])), "even");
-    refused(mean_pool(&f32s(&[1, 2, 3]), &[3]), "[3]");
+    let how = |lengths: &[usize]| Attend::within(&Spans::of_lengths(lengths), 2, 2, 1.0);
+    let q = f32s(&[5, 8]);
+    refused(attention(&q, &q, &q, &how(&[4, 2])), "4..6");
+    refused(attention(&q, &q, &q, &how(&[5, 0])), "5..5");
+    refused(attention(&q, &f32s(&[5, 6]), &f32s(&[5, 6]), &how(&[5])), "belong together");
+    refused(attention_biased(&q, &q, &q, &f32s(&[2, 4, 4]), &how(&[5])), "at least 5");
+    refused(rope_packed(&f32s(&[2, 6]), 2, &f32s(&[2, 2]), &f32s(&[2, 2])), "at most 1");
+    refused(pool(&f32s(&[2, 3]), &Spans::of_lengths(&[3]), Pool::Mean), "(3, width)");
+    refused(linear_log_prob(&q, &f32s(&[9, 8]), &Tensor::new(&[9u32; 5], &device).unwrap(), None), "`9`");
 }
 
 #[test]
@@ -224,7 +274,10 @@ fn gelu_stays_within_two_ten_millionths() {
         0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
     };
     let x: Vec<f32> = (-50_000..=50_000).map(|i| i as f32 * 1e-4).collect();
-    let y = gelu(&Tensor::new(x.as_slice(), &Device::Cpu).unwrap()).unwrap().to_vec1::<f32>().unwrap();
+    let y = activate(&Tensor::new(x.as_slice(), &Device::Cpu).unwrap(), Activation::Gelu)
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap();
     for (&x, y) in x.iter().zip(y) {
         let exact = f64::from(x) * distribution(f64::from(x));
         let error = (f64::from(y) - exact).abs();

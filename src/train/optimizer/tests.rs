@@ -243,3 +243,16 @@ fn senseless_settings_are_refused() {
     let mut optimizer = AdamW::new(AdamWConfig::default()).unwrap();
     assert!(optimizer.step(&Params::new(), &Gradients::new(), f64::NAN).is_err());
 }
+
+#[test]
+fn an_update_beyond_the_numbers_is_named() {
+    let start = Gradients::from([("w".to_owned(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+    let gradient = |value: f32| Gradients::from([("w".to_owned(), Tensor::new(&[value, 0.5], &Device::Cpu).unwrap())]);
+    // A weight that overflows, and a mean square that does.
+    for (lr, value) in [(1e39, 1.0), (1e-3, 1e30)] {
+        let params = params(&start);
+        let error = AdamW::new(AdamWConfig::default()).unwrap().step(&params, &gradient(value), lr).unwrap_err();
+        assert!(error.to_string().contains("`w`") && error.find_hint().unwrap().starts_with(LOWER), "{error}");
+        assert_eq!(values(&params.get("w").unwrap().var), [1.0, 2.0], "the last good weights are in place");
+    }
+}

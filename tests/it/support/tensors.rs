@@ -55,6 +55,27 @@ pub fn edit_tensors(path: &Path, change: impl Fn(&str, &mut TensorData)) {
     TensorData::write(path, &tensors);
 }
 
+/// Cuts the weights of a folder into shards of these names, tensors in turn, with their index; returns the names.
+pub fn shard(folder: &Path, names: &[&str]) -> Vec<String> {
+    let single = folder.join("model.safetensors");
+    let file = std::fs::read(&single).unwrap();
+    let parsed = SafeTensors::deserialize(&file).unwrap();
+    let mut tensors = parsed.tensors();
+    tensors.sort_by(|one, other| one.0.cmp(&other.0));
+    let mut map = serde_json::Map::new();
+    for (at, shard) in names.iter().enumerate() {
+        let mine =
+            tensors.iter().enumerate().filter(|(number, _)| number % names.len() == at).map(|(_, tensor)| tensor);
+        let views: Vec<(&String, &TensorView<'_>)> = mine.map(|(name, view)| (name, view)).collect();
+        map.extend(views.iter().map(|(name, _)| ((*name).clone(), (*shard).into())));
+        std::fs::write(folder.join(shard), safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::remove_file(single).unwrap();
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
 /// A finite f16 as f32.
 fn half(bits: u16) -> f32 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };

@@ -99,11 +99,15 @@ fn folders_that_cannot_be_used_are_refused_by_name() {
         copy.edit(file, change);
         copy
     };
-    refused(&edited("config.json", |c| c["model_type"] = json!("roberta")), &["`\"roberta\"`", "bert"]);
-    refused(&edited("config.json", |c| c["hidden_act"] = json!("gelu_new")), &["gelu_new"]);
+    let unknown = edited("config.json", |c| c["model_type"] = json!("t5"));
+    refused(&unknown, &["`\"t5\"`", "bert, roberta, xlm-roberta, camembert, mpnet, distilbert, modernbert", "llama"]);
+    refused(&edited("config.json", |c| c["model_type"] = json!(null)), &["model_type", "modernbert"]);
+    refused(&edited("config.json", |c| c["hidden_act"] = json!("mish")), &["mish", "gelu_new"]);
     refused(&edited("config.json", |c| c["position_embedding_type"] = json!("relative_key")), &["relative_key"]);
+    refused(&edited("config.json", |c| c["is_decoder"] = json!(true)), &["is_decoder", "supported model types"]);
     refused(&edited("config.json", |c| c["num_attention_heads"] = json!(5)), &["num_attention_heads", "24"]);
-    refused(&edited("config.json", |c| c["hidden_size"] = json!("wide")), &["does not describe a BERT"]);
+    refused(&edited("config.json", |c| c["hidden_size"] = json!("wide")), &["hidden_size", "wide", "whole number"]);
+    refused(&edited("config.json", |c| c["vocab_size"] = json!(0)), &["vocab_size", "`0`", "at least 1"]);
     refused(&edited("config.json", |c| c["num_hidden_layers"] = json!(1)), &["encoder.layer.1."]);
     refused(&edited("config.json", |c| c["num_hidden_layers"] = json!(3)), &["encoder.layer.2.", "missing"]);
     refused(&edited("config.json", |c| c["vocab_size"] = json!(50)), &["50 rows"]);
@@ -112,17 +116,26 @@ fn folders_that_cannot_be_used_are_refused_by_name() {
         &["encoder.layer.0.intermediate.dense.bias", "[40]", "[41]"],
     );
     refused(
-        &edited("1_Pooling/config.json", |c| c["pooling_mode"] = json!("lasttoken")),
-        &["lasttoken", "mean, cls, max"],
+        &edited("1_Pooling/config.json", |c| c["pooling_mode"] = json!("median")),
+        &["`median`", "cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"],
     );
-    refused(&edited("1_Pooling/config.json", |c| c["pooling_mode"] = json!(["mean", "cls"])), &["mean + cls"]);
+    refused(&edited("1_Pooling/config.json", |c| c["pooling_mode"] = json!(["mean", "no"])), &["mean + no"]);
+    refused(&edited("1_Pooling/config.json", |c| c["pooling_mode"] = json!([])), &["`none`"]);
+    refused(&edited("1_Pooling/config.json", |c| c["include_prompt"] = json!("no")), &["include_prompt", "`true`"]);
     refused(&edited("1_Pooling/config.json", |c| c["embedding_dimension"] = json!(25)), &["`25`", "24"]);
-    refused(&edited("1_Pooling/config.json", |c| c["include_prompt"] = json!(false)), &["include_prompt"]);
-    refused(&edited("modules.json", |c| c[2]["type"] = json!("sentence_transformers.models.Dense")), &["Dense"]);
+    refused(&edited("modules.json", |c| c[2]["type"] = json!("sentence_transformers.models.CNN")), &["CNN", "Dense"]);
+    refused(&edited("modules.json", |c| c[1]["type"] = json!("sentence_transformers.models.CNN")), &["CNN", "Pooling"]);
+    refused(&edited("modules.json", |c| c.as_array_mut().unwrap().truncate(1)), &["fewer than two", "Pooling"]);
     refused(&edited("modules.json", |c| c[1]["path"] = json!("../elsewhere")), &["../elsewhere"]);
     refused(&edited("sentence_bert_config.json", |c| c["max_seq_length"] = json!(500)), &["`500`", "24"]);
     refused(&edited("sentence_bert_config.json", |c| c["max_seq_length"] = json!(2)), &["`2`", "special"]);
     refused(&edited("config_sentence_transformers.json", |c| c["default_prompt_name"] = json!("x")), &["`x`"]);
+    refused(&edited("config_sentence_transformers.json", |c| c["truncate_dim"] = json!(0)), &["truncate_dim", "`0`"]);
+    refused(&edited("config_sentence_transformers.json", |c| c["truncate_dim"] = json!(25)), &["`25`", "24"]);
+    let settings = "sentence_bert_config.json";
+    refused(&edited(settings, |c| c["transformer_task"] = json!("fill-mask")), &["fill-mask", "feature-extraction"]);
+    refused(&edited(settings, |c| c["modality_config"]["message"] = json!({})), &["modality_config", "message"]);
+    refused(&edited(settings, |c| c["processing_kwargs"] = json!({"text": {"a": 1}})), &["processing_kwargs"]);
 
     for file in ["modules.json", "1_Pooling/config.json", "config.json", "tokenizer.json", "model.safetensors"] {
         let copy = Copy::new();

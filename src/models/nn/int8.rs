@@ -1,0 +1,315 @@
+//! y = x · Wᵀ + b on 8-bit integers, for passes that need no gradient.
+//!
+//! Weights are rounded once, to 255 steps for each output; the rows of x each time, to 256 steps between their least and
+//! largest number (dynamic quantisation, as ONNX Runtime's, but for each row and output instead of each tensor):
+//!
+//! x[r] ≈ low[r] + step[r] · u, W[o] ≈ scale[o] · w, u in 0..=255, w in −127..=127, so that
+//! y[r][o] ≈ step[r] · scale[o] · Σ u·w + low[r] · scale[o] · Σ w + b[o].
+//!
+//! The sums are exact integers: a processor with AVX-512 VNNI and one without give the same bits.
+
+use std::ops::Range;
+
+use super::kernel::{check, simd, with_values, wrong_shape};
+use super::tiles::{LANES, Part, TILE_BLOCKS, TILE_ROWS, each_job};
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+
+/// A weight (Out, In) with its bias as 8-bit integers.
+#[derive(Clone, Debug)]
+pub struct Int8Matrix {
+    out: usize,
+    input: usize,
+    /// Blocks of 16 outputs; in each, groups of 4 inputs; in each, 4 numbers of the first output, 4 of the second, ...
+    packed: Vec<i8>,
+    scale: Vec<f32>,
+    /// scale · Σ w of each output.
+    sum: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Int8Matrix {
+    /// Rounds `weight` (Out, In), f32; `bias` (Out) stays f32.
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        check("int8 weights", &[weight])?;
+        let (out, input) = match weight.dims() {
+            &[out, input] if out > 0 && input > 0 => (out, input),
+            got => return Err(wrong_shape("int8 weights", "a weight", got, "(out, in)")),
+        };
+        let (blocks, groups) = (out.div_ceil(LANES), input.div_ceil(4));
+        let mut matrix = Self {
+            out,
+            input,
+            packed: vec![0; blocks * LANES * groups * 4],
+            scale: vec![0.0; blocks * LANES],
+            sum: vec![0.0; blocks * LANES],
+            bias: vec![0.0; blocks * LANES],
+        };
+        with_values(weight, |weight| matrix.round(weight))?;
+        if let Some(bias) = bias {
+            check("int8 weights", &[bias])?;
+            if bias.dims() != [out] {
+                return Err(wrong_shape("int8 weights", "a bias", bias.dims(), &format!("({out})")));
+            }
+            with_values(bias, |bias| matrix.bias[..out].copy_from_slice(bias))?;
+        }
+        Ok(matrix)
+    }
+
+    fn round(&mut self, weight: &[f32]) {
+        let groups = self.input.div_ceil(4);
+        for (o, row) in weight.chunks_exact(self.input).enumerate() {
+            let largest = row.iter().fold(0f32, |top, w| top.max(w.abs()));
+            let scale = largest / 127.0;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let block = o / LANES * groups * LANES * 4;
+            let mut sum = 0i32;
+            for (i, w) in row.iter().enumerate() {
+                let rounded = (w * inverse).round() as i8;
+                sum += i32::from(rounded);
+                self.packed[block + (i / 4 * LANES + o % LANES) * 4 + i % 4] = rounded;
+            }
+            self.scale[o] = scale;
+            self.sum[o] = scale * sum as f32;
+        }
+    }
+
+    /// x (..., In) to (..., Out), f32; no gradient.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        check("int8 product", &[x])?;
+        if x.dims().last() != Some(&self.input) || x.elem_count() == 0 {
+            return Err(wrong_shape("int8 product", "input", x.dims(), &format!("(..., {})", self.input)));
+        }
+        if x.track_op() {
+            return Err(Error::new("an int8 product was asked for in a pass with gradients, which it has none of"));
+        }
+        let mut y = vec![0f32; x.elem_count() / self.input * self.out];
+        with_values(x, |x| {
+            each_job(&mut y, self.out, |rows, strips, y| {
+                let mut rounded = Rounded::default();
+                rounded.take(&x[rows.start * self.input..rows.end * self.input], self.input);
+                self.multiply(&rounded, rows, strips, y);
+            });
+        })?;
+        let mut shape = x.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = self.out;
+        }
+        Ok(Tensor::from_vec(y, shape, x.device())?)
+    }
+
+    /// Some strips of outputs of some rows.
+    fn multiply(&self, x: &Rounded, rows: Range<usize>, strips: Range<usize>, mut y: Part<'_>) {
+        let groups = self.input.div_ceil(4);
+        let mut sums = [0i32; TILE_ROWS * TILE_BLOCKS * LANES];
+        for strip in strips {
+            let first = strip * TILE_BLOCKS * LANES;
+            let blocks = TILE_BLOCKS.min((self.scale.len() - first) / LANES);
+            let weights = &self.packed[first * groups * 4..(first + blocks * LANES) * groups * 4];
+            for row in (0..rows.len()).step_by(TILE_ROWS) {
+                let count = TILE_ROWS.min(rows.len() - row);
+                let u = &x.values[row * groups * 4..(row + count) * groups * 4];
+                tile(u, weights, groups, blocks, &mut sums);
+                let own = first..(first + blocks * LANES).min(self.out);
+                for (i, sums) in sums.chunks_exact(blocks * LANES).take(count).enumerate() {
+                    finish(
+                        &sums[..own.len()],
+                        (x.step[row + i], x.low[row + i]),
+                        (&self.scale[own.clone()], &self.sum[own.clone()], &self.bias[own.clone()]),
+                        y.row(rows.start + row + i, own.clone()),
+                    );
+                }
+            }
+        }
+    }
+}
+
+simd! {
+    fn finish(sums: &[i32], row: (f32, f32), of_output: (&[f32], &[f32], &[f32]), y: &mut [f32]) {
+        let (step, low) = row;
+        let (scale, total, bias) = of_output;
+        for ((((y, &sum), &scale), &total), &bias) in y.iter_mut().zip(sums).zip(scale).zip(total).zip(bias) {
+            *y = step * scale * sum as f32 + (low * total + bias);
+        }
+    }
+}
+
+/// Rows of x as integers, padded with 0 to a multiple of four.
+#[derive(Default)]
+struct Rounded {
+    values: Vec<u8>,
+    step: Vec<f32>,
+    low: Vec<f32>,
+}
+
+impl Rounded {
+    fn take(&mut self, x: &[f32], width: usize) {
+        let padded = width.div_ceil(4) * 4;
+        let rows = x.len() / width;
+        self.values.clear();
+        self.values.resize(rows * padded, 0);
+        self.step.clear();
+        self.low.clear();
+        for (x, u) in x.chunks_exact(width).zip(self.values.chunks_exact_mut(padded)) {
+            let (low, high) = bounds(x);
+            // Equal numbers: any step will do. A row with NaN or infinity becomes NaN, through `low`.
+            let step = if high > low { (high - low) / 255.0 } else { 1.0 };
+            round_row(x, low, 1.0 / step, &mut u[..width]);
+            self.step.push(step);
+            self.low.push(if (high - low).is_finite() { low } else { f32::NAN });
+        }
+    }
+}
+
+simd! {
+    /// Least and largest number; both NaN where one of them is NaN or infinite.
+    fn bounds(x: &[f32]) -> (f32, f32) {
+        let (mut low, mut high, mut poison) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16], [0f32; 16]);
+        let (whole, rest) = x.as_chunks::<16>();
+        for chunk in whole {
+            for lane in 0..16 {
+                let value = chunk[lane];
+                low[lane] = if value < low[lane] { value } else { low[lane] };
+                high[lane] = if value > high[lane] { value } else { high[lane] };
+                poison[lane] += value * 0.0;
+            }
+        }
+        for (lane, &value) in rest.iter().enumerate() {
+            low[lane] = if value < low[lane] { value } else { low[lane] };
+            high[lane] = if value > high[lane] { value } else { high[lane] };
+            poison[lane] += value * 0.0;
+        }
+        let mut bounds = (low[0], high[0]);
+        for lane in 1..16 {
+            bounds.0 = if low[lane] < bounds.0 { low[lane] } else { bounds.0 };
+            bounds.1 = if high[lane] > bounds.1 { high[lane] } else { bounds.1 };
+        }
+        let poison: f32 = poison.iter().sum();
+        (bounds.0 + poison, bounds.1 + poison)
+    }
+}
+
+simd! {
+    fn round_row(x: &[f32], low: f32, inverse: f32, u: &mut [u8]) {
+        for (u, &x) in u.iter_mut().zip(x) {
+            // Half and more goes up; the cast saturates, so that rounding at the upper end stays within a byte.
+            *u = ((x - low) * inverse + 0.5) as i32 as u8;
+        }
+    }
+}
+
+/// Σ u·w of `u.len() / (4·groups)` rows with `blocks` blocks of outputs; row by row into `sums`.
+fn tile(u: &[u8], weights: &[i8], groups: usize, blocks: usize, sums: &mut [i32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512f") {
+        let rows = u.len() / (4 * groups);
+        assert!(weights.len() == blocks * groups * LANES * 4 && sums.len() >= rows * blocks * LANES);
+        // SAFETY: the processor has what is asked for, and every length was checked just now.
+        unsafe {
+            if rows == TILE_ROWS && blocks == TILE_BLOCKS {
+                return tile_vnni::<TILE_ROWS, TILE_BLOCKS>(u, weights, groups, sums);
+            }
+            for (u, sums) in u.chunks_exact(groups * 4).zip(sums.chunks_exact_mut(blocks * LANES)) {
+                if blocks == TILE_BLOCKS {
+                    tile_vnni::<1, TILE_BLOCKS>(u, weights, groups, sums);
+                    continue;
+                }
+                for (weights, sums) in weights.chunks_exact(groups * LANES * 4).zip(sums.chunks_exact_mut(LANES)) {
+                    tile_vnni::<1, 1>(u, weights, groups, sums);
+                }
+            }
+        }
+        return;
+    }
+    for (row, sums) in u.chunks_exact(groups * 4).zip(sums.chunks_exact_mut(blocks * LANES)) {
+        for (block, sums) in weights.chunks_exact(groups * LANES * 4).zip(sums.chunks_exact_mut(LANES)) {
+            sums.fill(0);
+            for (u, w) in row.chunks_exact(4).zip(block.chunks_exact(LANES * 4)) {
+                for (sum, w) in sums.iter_mut().zip(w.chunks_exact(4)) {
+                    *sum += (0..4).map(|i| i32::from(u[i]) * i32::from(w[i])).sum::<i32>();
+                }
+            }
+        }
+    }
+}
+
+/// Sums of R rows with B blocks.
+///
+/// # Safety
+/// `u` has R · groups · 4 numbers, `weights` B · groups · 64, `sums` at least R · B · 16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn tile_vnni<const R: usize, const B: usize>(u: &[u8], weights: &[i8], groups: usize, sums: &mut [i32]) {
+    use std::arch::x86_64::{
+        _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512,
+    };
+    let mut all = [[_mm512_setzero_si512(); B]; R];
+    for group in 0..groups {
+        // SAFETY: within `weights` and `u` by the lengths promised.
+        unsafe {
+            let at = weights.as_ptr().add(group * LANES * 4);
+            let w: [_; B] = std::array::from_fn(|block| _mm512_loadu_si512(at.add(block * groups * LANES * 4).cast()));
+            for (row, sums) in all.iter_mut().enumerate() {
+                let four = _mm512_set1_epi32(u.as_ptr().add((row * groups + group) * 4).cast::<i32>().read_unaligned());
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = _mm512_dpbusd_epi32(*sum, four, w);
+                }
+            }
+        }
+    }
+    for (row, of_row) in all.iter().enumerate() {
+        for (block, sum) in of_row.iter().enumerate() {
+            // SAFETY: within `sums` by the length promised.
+            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().add((row * B + block) * LANES).cast(), *sum) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::nn::linear;
+    use candle_core::Device;
+
+    fn noise(seed: u64, shape: &[usize]) -> Tensor {
+        use rand::{RngExt, SeedableRng};
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.5)).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// Every shape of tile: whole and ragged rows, blocks and groups.
+    #[test]
+    fn stays_close_to_the_product_in_f32() {
+        for (rows, input, out) in [(64, 384, 48), (65, 384, 384), (3, 37, 17), (100, 50, 100), (1, 4, 1)] {
+            let (x, weight, bias) = (noise(1, &[rows, input]), noise(2, &[out, input]), noise(3, &[out]));
+            let got = Int8Matrix::new(&weight, Some(&bias)).unwrap().forward(&x).unwrap();
+            let want = linear(&x, &weight, Some(&bias)).unwrap();
+            let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            let error = norm(&(got - &want).unwrap()) / norm(&want);
+            assert!(error < 0.01, "({rows}, {input}, {out}): {error}");
+        }
+    }
+
+    #[test]
+    fn whole_tiles_and_single_rows_give_the_same_bits() {
+        let (x, weight) = (noise(4, &[11, 40]), noise(5, &[96, 40]));
+        let matrix = Int8Matrix::new(&weight, None).unwrap();
+        let all = matrix.forward(&x).unwrap().to_vec2::<f32>().unwrap();
+        for (row, all) in all.iter().enumerate() {
+            let alone = matrix.forward(&x.narrow(0, row, 1).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(&alone[0], all, "row {row}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_not_hidden() {
+        let matrix = Int8Matrix::new(&noise(6, &[2, 20]), None).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![1f32; 20];
+            x[7] = bad;
+            let y = matrix.forward(&Tensor::new(x.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap()).unwrap();
+            assert!(y.to_vec2::<f32>().unwrap()[0].iter().all(|y| y.is_nan()), "{bad}");
+        }
+    }
+}

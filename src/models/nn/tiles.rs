@@ -1,0 +1,57 @@
+//! How products with packed weights are cut into tiles that stay in registers and jobs that spread over the cores.
+//!
+//! A packed weight holds its outputs in blocks of 16, one vector register wide. A tile is `TILE_ROWS` rows times
+//! `TILE_BLOCKS` blocks: 24 registers of sums, 3 of weights and 1 of x, of the 32 there are. A strip is the blocks of one
+//! tile over all inputs.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::matmul::Shared;
+
+/// Outputs that one vector register holds.
+pub(super) const LANES: usize = 16;
+/// Blocks of outputs of one tile.
+pub(super) const TILE_BLOCKS: usize = 3;
+/// Rows of one tile.
+pub(super) const TILE_ROWS: usize = 8;
+/// Rows that one job takes at a time: their packed numbers and one strip of weights fit the second-level cache.
+const ROWS: usize = 64;
+
+/// Runs `work(rows, strips, y)` over all rows and strips of a product with `out` outputs, in parallel; each job writes its own
+/// rows and outputs of `y` alone, through [`Part::row`].
+pub(super) fn each_job(y: &mut [f32], out: usize, work: impl Fn(Range<usize>, Range<usize>, Part<'_>) + Sync) {
+    let rows = y.len() / out;
+    let strips = out.div_ceil(TILE_BLOCKS * LANES);
+    let row_chunks = rows.div_ceil(ROWS);
+    // Few rows, as when single tokens are decoded: the outputs are spread instead.
+    let groups = (4 * rayon::current_num_threads()).div_ceil(row_chunks).clamp(1, strips);
+    let per_group = strips.div_ceil(groups);
+    let groups = strips.div_ceil(per_group);
+    let shared = Shared::new(y);
+    (0..row_chunks * groups).into_par_iter().for_each(|job| {
+        let (chunk, group) = (job / groups, job % groups);
+        let rows = chunk * ROWS..(chunk * ROWS + ROWS).min(rows);
+        let strips = group * per_group..(group * per_group + per_group).min(strips);
+        let outputs = strips.start * TILE_BLOCKS * LANES..(strips.end * TILE_BLOCKS * LANES).min(out);
+        work(rows.clone(), strips, Part { y: shared, out, rows, outputs });
+    });
+}
+
+/// The rows and outputs of one job.
+pub(super) struct Part<'a> {
+    y: Shared<'a>,
+    out: usize,
+    rows: Range<usize>,
+    outputs: Range<usize>,
+}
+
+impl Part<'_> {
+    /// Outputs `outputs` of row `row`; both must be the job's own.
+    pub fn row(&mut self, row: usize, outputs: Range<usize>) -> &mut [f32] {
+        assert!(self.rows.contains(&row) && self.outputs.start <= outputs.start && outputs.end <= self.outputs.end);
+        // SAFETY: jobs have disjoint rows or outputs, and this one lends its part out once at a time.
+        unsafe { self.y.slice(row * self.out + outputs.start, outputs.len()) }
+    }
+}
