@@ -54,12 +54,12 @@ cp "$work/inputs/settings.json" "$out/settings.json"
 
 common=(--inputs "$work/inputs" --encoder "$encoder" --generator "$work/generator")
 
-# once WHO ROUND COMMAND...: one process, one line.
+# once WHAT ROUND COMMAND...: one process, one line.
 once() {
-  local who="$1" round="$2" load line
+  local what="$1" round="$2" load line
   shift 2
   load=$(cut -d' ' -f1 /proc/loadavg)
-  printf 'speed: round %s of %s: %s\n' "$round" "$rounds" "$who" >&2
+  printf 'speed: round %s of %s: %s\n' "$round" "$rounds" "$what" >&2
   line=$("$@" | tail -n 1)
   printf '%s\n' "$line" | sed "s/^{/{\"round\": $round, \"load\": $load, /" >>"$out/raw.jsonl"
 }
@@ -67,7 +67,7 @@ once() {
 ours() {
   local name="$1" round="$2"
   shift 2
-  once "ragtune $name" "$round" "$speed" "$name" "${common[@]}" --json "$@"
+  once "${who:-ragtune $name}" "$round" "$speed" "$name" "${common[@]}" --json "$@"
 }
 
 peer() {
@@ -91,7 +91,7 @@ for name in $works; do
       # Written after the clock has stopped; of the last round when all are done.
       for precision in $precisions; do
         side="ragtune-$precision"
-        ours embed "$round" "${repeat[@]}" --precision "$precision" --vectors "$work/vectors/${side%-f32}"
+        who="ragtune embed $precision" ours embed "$round" "${repeat[@]}" --precision "$precision" --vectors "$work/vectors/${side%-f32}"
       done
       peer embed "$round" "${repeat[@]}" --vectors "$work/vectors/sentence-transformers"
       [ -z "$int8" ] || peer embed_int8 "$round" "${repeat[@]}" --vectors "$work/vectors/onnxruntime-int8" --model "$int8"

@@ -192,7 +192,8 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
-    /// The most tokens of one forward and backward pass; larger batches are cut into micro-batches [default: 8192].
+    /// The most tokens of one forward and backward pass; larger batches are cut into micro-batches, and where a loss needs
+    /// its whole batch at once, the encoder computes it in chunks, twice [default: 8192].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_tokens: Option<usize>,
@@ -252,10 +253,18 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_alpha: Option<f64>,
-    /// Modules with an adapter [default: q_proj,k_proj,v_proj,o_proj].
+    /// Modules with an adapter [default: all-linear, every projection of the layers].
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_targets: Option<Vec<String>>,
+    /// Keep the generator's matrices, frozen, as f32, bf16, f16, q8_0, q4_0 or q4_k; an adapter trains on top [default: f32].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator_dtype: Option<String>,
+    /// Compute the inside of each generator layer twice instead of keeping it: less memory, more time [default: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_checkpointing: Option<bool>,
     /// The most tokens of a prompt; passages are shortened to fit [default: the prompt template's].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -336,6 +345,9 @@ pub struct EvalArgs {
     /// The most tokens of an answer [default: the run's, or 32].
     #[arg(long)]
     pub max_answer_tokens: Option<usize>,
+    /// Keep the generator's matrices as f32, bf16, f16, q8_0, q4_0 or q4_k [default: the run's, or f32].
+    #[arg(long)]
+    pub generator_dtype: Option<String>,
     /// Evaluate on the first so many questions only; 0: on all.
     #[arg(long, default_value_t = 0)]
     pub limit: usize,

@@ -9,6 +9,7 @@ use crate::cli::TrainArgs;
 use crate::error::{Context, Error, Result};
 use crate::hub::Origin;
 use crate::models::Precision;
+use crate::models::nn::Format;
 use crate::strategies::{self, Reader, Recipe, Stage, Strategy};
 
 /// The resolved settings of a training run.
@@ -78,6 +79,10 @@ pub struct TrainConfig {
     pub ef: usize,
     #[serde(default)]
     pub exact: bool,
+    #[serde(default = "defaults::generator_dtype")]
+    pub generator_dtype: String,
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     #[serde(default = "defaults::device")]
     pub device: String,
     /// By part (`encoder`, `generator`): which commit of the hub a model's name stood for when the run began. Last, because
@@ -121,7 +126,7 @@ mod defaults {
         16.0
     }
     pub fn lora_targets() -> Vec<String> {
-        ["q_proj", "k_proj", "v_proj", "o_proj"].map(String::from).to_vec()
+        vec!["all-linear".into()]
     }
     pub fn max_answer_tokens() -> usize {
         32
@@ -134,6 +139,9 @@ mod defaults {
     }
     pub fn ef() -> usize {
         64
+    }
+    pub fn generator_dtype() -> String {
+        "f32".into()
     }
     pub fn device() -> String {
         "cpu".into()
@@ -210,6 +218,14 @@ impl TrainConfig {
 
     fn check(&self) -> Result<()> {
         device(&self.device)?;
+        let trains = self.stages()?.iter().any(|stage| stage.trains.generator);
+        if generator_format(&self.generator_dtype)?.is_some() && trains && self.lora_rank.is_none() {
+            return Err(Error::new(format!(
+                "`--generator-dtype {}` freezes the generator's matrices, and `--strategy {}` trains them",
+                self.generator_dtype, self.strategy
+            ))
+            .hint("train an adapter on top, for instance with `--lora-rank 16`, or leave `--generator-dtype` out"));
+        }
         self.stages()?;
         crate::train::schedule::Schedule::parse(&self.schedule, self.warmup)?;
         at_least_one("--batch-size", self.batch_size)?;
@@ -242,6 +258,18 @@ impl TrainConfig {
 /// The modules that get an adapter unless others are named.
 pub fn lora_targets() -> Vec<String> {
     defaults::lora_targets()
+}
+
+/// How the generator's frozen matrices are kept; `f32` is as they are.
+pub fn generator_format(name: &str) -> Result<Option<Format>> {
+    if name == "f32" {
+        return Ok(None);
+    }
+    Format::parse(name).map(Some).ok_or_else(|| {
+        let known = Format::ALL.map(Format::name).join(", ");
+        Error::new(format!("unknown type `{name}` of generator weights, expected one of: f32, {known}"))
+            .hint("leave `--generator-dtype` out for f32")
+    })
 }
 
 /// The device of that name; this version computes on the CPU only and says so.

@@ -10,7 +10,10 @@ from common import threads
 
 PACKAGES = ["torch", "transformers", "peft", "sentence-transformers", "tokenizers", "numpy", "onnx", "onnxruntime"]
 FLAGS = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8"]
-SETTINGS = ["ROUNDS", "WORKS", "PASSAGES", "PRECISIONS", "REPETITIONS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "LD_PRELOAD"]
+SETTINGS = [
+    "ROUNDS", "WORKS", "PASSAGES", "PRECISIONS", "REPETITIONS", "COMPILE", "LD_PRELOAD",
+    "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_",
+]
 
 
 def field(file, key, separator):

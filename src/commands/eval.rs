@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{announce_graph, finished_run, locate, print_json, print_text, progress};
 use crate::cli::EvalArgs;
+use crate::config::generator_format;
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::{EvaluateSettings, Searcher, evaluate};
@@ -59,6 +60,7 @@ struct Parts {
     exact: bool,
     max_prompt_tokens: Option<usize>,
     max_answer_tokens: usize,
+    generator_dtype: String,
 }
 
 pub fn run(args: &EvalArgs) -> Result<u8> {
@@ -98,6 +100,9 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     let (generation, by) = searched_by(&corpus, &encoder, &encoder_folder)?;
     let generator_folder = found("generator", &parts.generator)?;
     let mut generator = Generator::load(&generator_folder, &device)?;
+    if let Some(format) = generator_format(&parts.generator_dtype)? {
+        generator.quantise(format)?;
+    }
     if let Some(adapter) = &parts.adapter {
         generator.load_adapter(&found("adapter", adapter)?)?;
     }
@@ -185,6 +190,7 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             exact: args.exact || config.exact,
             max_prompt_tokens: args.max_prompt_tokens.or(config.max_prompt_tokens),
             max_answer_tokens: args.max_answer_tokens.unwrap_or(config.max_answer_tokens),
+            generator_dtype: args.generator_dtype.clone().unwrap_or_else(|| config.generator_dtype.clone()),
         });
     }
     let (Some(index), Some(generator)) = (args.index.clone(), args.generator.clone()) else {
@@ -204,6 +210,7 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         exact: args.exact,
         max_prompt_tokens: args.max_prompt_tokens,
         max_answer_tokens: args.max_answer_tokens.unwrap_or(32),
+        generator_dtype: args.generator_dtype.clone().unwrap_or_else(|| "f32".to_owned()),
     })
 }
 

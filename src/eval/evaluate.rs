@@ -128,7 +128,7 @@ fn retrieve(
         let lengths: Vec<usize> = tokenized.ids.iter().map(Vec::len).collect();
         span.tokens(lengths.iter().sum::<usize>() as u64);
         span.flops(pipeline.encoder.forward_flops(&lengths));
-        pipeline.encoder.forward(&tokenized.ids, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?
+        pipeline.encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?
     };
     let _span = ledger.span(Phase::Retrieve);
     Ok(pipeline.generation.search(&vectors, depth, pipeline.search, searcher.trust())?)

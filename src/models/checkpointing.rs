@@ -78,7 +78,7 @@ impl Tape {
 }
 
 /// A scalar whose gradient with respect to `y` is `dy`.
-fn seeded(y: &Tensor, dy: Tensor) -> Result<Tensor> {
+pub(super) fn seeded(y: &Tensor, dy: Tensor) -> Result<Tensor> {
     Ok(y.apply_op1(Seed { dy })?)
 }
 

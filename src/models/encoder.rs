@@ -9,6 +9,7 @@
 
 mod backbone;
 mod bert;
+mod cached;
 mod chain;
 mod config;
 mod limits;
@@ -30,6 +31,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use self::backbone::Backbone;
+use self::cached::Cache;
 use self::chain::Module;
 use self::limits::Limits;
 use self::modules::Modules;
@@ -56,6 +58,8 @@ pub struct Encoder {
     /// The model card of the folder it was read from.
     card: Option<Arc<str>>,
     device: Device,
+    /// Where passes with gradients leave their chunks, when those are computed twice to save memory.
+    cache: Option<Cache>,
 }
 
 /// Texts as token ids, and how many of them were cut to the length limit.
@@ -126,6 +130,7 @@ impl Encoder {
             dropped,
             card: card.map(|bytes| String::from_utf8_lossy(&bytes).into()),
             device: device.clone(),
+            cache: None,
         })
     }
 
@@ -239,12 +244,19 @@ impl Encoder {
             ))
             .hint("set `include_prompt` to true in 1_Pooling/config.json if the model was trained so"));
         }
-        self.forward_after(sequences, question, self.params.view(grad))
+        self.forward_with(sequences, question, grad)
     }
 
     /// [`Encoder::forward`] of texts of one role.
     pub fn forward_as(&self, sequences: &[Vec<u32>], role: Role, grad: Grad) -> Result<Tensor> {
-        self.forward_after(sequences, self.left_out_of(role), self.params.view(grad))
+        self.forward_with(sequences, self.left_out_of(role), grad)
+    }
+
+    fn forward_with(&self, sequences: &[Vec<u32>], prompt: usize, grad: Grad) -> Result<Tensor> {
+        match &self.cache {
+            Some(cache) if grad == Grad::On => self.forward_in_chunks(sequences, prompt, cache),
+            _ => self.forward_after(sequences, prompt, self.params.view(grad)),
+        }
     }
 
     /// Tokens at the beginning of a text of this role that the pooling leaves out.
@@ -341,6 +353,7 @@ impl Encoder {
             dropped: self.dropped.clone(),
             card: self.card.clone(),
             device: self.device.clone(),
+            cache: self.cache.as_ref().map(Cache::empty),
         })
     }
 }

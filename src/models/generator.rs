@@ -19,6 +19,7 @@ mod names;
 mod network;
 mod reader;
 mod rope;
+mod saving;
 mod scaling;
 mod scoring;
 mod special;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
+use super::checkpointing::Tape;
 use super::lora::{Lora, Merged};
 use super::params::Params;
 use super::text::Text;
@@ -71,6 +73,8 @@ pub struct Generator {
     pub(super) lora: Option<Lora>,
     /// Adapters that were merged into the weights, the latest last.
     pub(super) merged: Vec<Merged>,
+    /// Where passes with gradients leave their layers, when those are computed twice to save memory.
+    tape: Option<Tape>,
 }
 
 impl Generator {
@@ -130,6 +134,7 @@ impl Generator {
             params,
             lora: None,
             merged: Vec::new(),
+            tape: None,
         })
     }
 
@@ -174,6 +179,7 @@ impl Generator {
             params: self.params.try_clone()?,
             lora: self.lora.clone(),
             merged: self.merged.clone(),
+            tape: self.tape.is_some().then(Tape::default),
         })
     }
 

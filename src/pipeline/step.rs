@@ -270,7 +270,7 @@ impl<'a> Step<'a> {
         if grad == Grad::On {
             self.observed.encoder_flops += flops;
         }
-        encoder.forward(&tokenized.ids, grad)
+        encoder.forward_as(&tokenized.ids, role, grad)
     }
 
     fn prompt_ids(&self, passages: &[&Passage], question: &str) -> Result<PromptIds> {

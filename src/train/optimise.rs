@@ -76,10 +76,15 @@ impl Trainer<'_> {
         }
         sums.loss += value * share;
         let span = self.ledger.span(Phase::Backward);
-        let gradients = loss.backward()?;
-        // Two forward passes' worth: gradients of activations and of weights (adapters: activations only).
-        let generator_factor = if self.pipeline.generator.lora().is_some() { 1.0 } else { 2.0 };
-        span.flops(2.0 * step.observed.encoder_flops + generator_factor * step.observed.generator_flops);
+        let mut gradients = loss.backward()?;
+        let again = self.pipeline.encoder.finish_backward(&mut gradients)?;
+        self.pipeline.generator.finish_backward(&mut gradients)?;
+        // Two forward passes' worth: gradients of activations and of weights (adapters: activations only); and what was
+        // computed a second time.
+        let adapter = self.pipeline.generator.lora().is_some();
+        let generator_factor =
+            if adapter { 1.0 } else { 2.0 } + f64::from(u8::from(self.config.gradient_checkpointing));
+        span.flops(again + 2.0 * step.observed.encoder_flops + generator_factor * step.observed.generator_flops);
         if stage.trains.encoder() {
             let more = optimizer::gradients(self.pipeline.encoder.params(), &gradients)?;
             optimizer::accumulate(&mut sums.encoder, &more, share)?;

@@ -8,7 +8,7 @@ use super::checkpoint::{State, restore};
 use super::optimizer::AdamW;
 use super::run::RunFolder;
 use super::{Trainer, adamw};
-use crate::config::TrainConfig;
+use crate::config::{TrainConfig, generator_format};
 use crate::cost::{Activity, Ledger, Phase};
 use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
@@ -75,11 +75,17 @@ impl Session {
         };
         // Commands have fetched what was missing and shown it; here it is found.
         let located = hub::locate(&config.pinned("encoder", &encoder_name), &mut |_progress| {})?;
-        let encoder = Encoder::load(&located.folder, &device)?;
+        let mut encoder = Encoder::load(&located.folder, &device)?;
+        // A ranking loss needs its whole batch at once; the encoder still takes no more tokens than that at a time.
+        encoder.set_chunks(Some(config.batch_tokens));
         let (generation, base) = searched_by(&corpus, &encoder, &located.folder)?;
         let encoder_name = located.name();
         let located = hub::locate(&config.pinned("generator", &config.generator), &mut |_progress| {})?;
         let mut generator = Generator::load(&located.folder, &device)?;
+        if let Some(format) = generator_format(&config.generator_dtype)? {
+            generator.quantise(format)?;
+        }
+        generator.set_checkpointing(config.gradient_checkpointing);
         if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
             let lora = LoraConfig {
                 rank,

@@ -9,7 +9,7 @@ use super::config::{FeedForward, GeneratorConfig, LayerKind, NormKind, QueryKeyV
 use super::rope::Tables;
 use crate::error::Result;
 use crate::models::lora::{self, Lora};
-use crate::models::nn;
+use crate::models::nn::{self, Base};
 use crate::models::params::{Matrix, View};
 
 /// The weights of one layer, variables or detached as the pass wants them.
@@ -136,6 +136,20 @@ impl Layer {
         Ok((query, key, value))
     }
 
+    /// [`Layer::after_attention`] for the tokens named by `rows` alone, where there are any.
+    pub fn on_rows(
+        &self,
+        config: &GeneratorConfig,
+        x: &Tensor,
+        mixed: Tensor,
+        rows: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        match rows {
+            Some(rows) => self.after_attention(config, &x.index_select(rows, 0)?, &mixed.index_select(rows, 0)?),
+            None => self.after_attention(config, x, &mixed),
+        }
+    }
+
     /// The rest of the layer: hidden states (N, D) it began with and what attention mixed (N, H·Dh), to (N, D).
     pub fn after_attention(&self, config: &GeneratorConfig, x: &Tensor, mixed: &Tensor) -> Result<Tensor> {
         let mut attended = self.output.forward(mixed)?;
@@ -208,10 +222,16 @@ impl Projection {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let plain = self.matrix.forward(x)?;
-        let Some((a, b, scale)) = &self.adapter else { return Ok(plain) };
-        // The scale acts on the narrow side, where it costs least.
-        let narrow = (nn::linear(x, a, None)? * *scale)?;
-        Ok((plain + nn::linear(&narrow, b, None)?)?)
+        let Some((a, b, scale)) = &self.adapter else { return self.matrix.forward(x) };
+        let (base, bias) = match &self.matrix {
+            Matrix::Dense(weight, bias) if !weight.track_op() => (Base::Dense(weight.clone()), bias),
+            Matrix::Quantised(weight, bias) => (Base::Quantised(weight.clone()), bias),
+            // The matrix trains beside its adapter, or is rounded for a pass without gradients.
+            Matrix::Dense(..) | Matrix::Bf16(..) | Matrix::Int8(_) => {
+                let narrow = (nn::linear(x, a, None)? * *scale)?;
+                return Ok((self.matrix.forward(x)? + nn::linear(&narrow, b, None)?)?);
+            }
+        };
+        nn::adapted_linear(x, &base, bias.as_ref(), a, b, *scale)
     }
 }

@@ -3,6 +3,8 @@
 //! N tokens of all sequences one after the other, M chosen tokens, D hidden width, H query heads, Hk key and value heads,
 //! Dh head width.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::config::GeneratorConfig;
@@ -12,6 +14,7 @@ use super::rope::{Place, Rope};
 use crate::error::{Error, Result};
 use crate::models::Grad;
 use crate::models::batch::TokenBatch;
+use crate::models::checkpointing::Tape;
 use crate::models::lora::Lora;
 use crate::models::nn::{self, Attend, Piece};
 use crate::models::params::View;
@@ -67,12 +70,27 @@ impl Network {
             let (query, key, value) = layer.attention_inputs(config, &x, &tables)?;
             keep(index, &key, &value)?;
             let how = self.attend(layer, whole.pieces.clone());
-            let mut mixed = nn::attention(&query, &key, &value, &how)?;
-            if let Some(rows) = rows.filter(|_| index + 1 == self.layers.len()) {
-                mixed = mixed.index_select(rows, 0)?;
-                x = x.index_select(rows, 0)?;
-            }
-            x = layer.after_attention(config, &x, &mixed)?;
+            let mixed = nn::attention(&query, &key, &value, &how)?;
+            let rows = rows.filter(|_| index + 1 == self.layers.len());
+            x = layer.on_rows(config, &x, mixed, rows)?;
+        }
+        self.finish(&x)
+    }
+
+    /// [`Network::states`] with gradients, where each layer goes through `tape` and forgets its inside.
+    pub fn states_on(&self, batch: &TokenBatch, rows: Option<&Tensor>, tape: &Tape) -> Result<Tensor> {
+        let tables = self.rope.tables(&places(batch)?, batch.ids.device())?;
+        let config = Arc::new(self.config.clone());
+        let pieces = Attend::within(&batch.spans, 1, 1, 1.0).pieces;
+        let mut x = self.embed(&batch.ids)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (config, layer, tables) = (Arc::clone(&config), layer.clone(), tables.clone());
+            let how = self.attend(&layer, pieces.clone());
+            let rows = rows.filter(|_| index + 1 == self.layers.len()).cloned();
+            x = tape.run(&x, move |x| {
+                let (query, key, value) = layer.attention_inputs(&config, x, &tables)?;
+                layer.on_rows(&config, x, nn::attention(&query, &key, &value, &how)?, rows.as_ref())
+            })?;
         }
         self.finish(&x)
     }

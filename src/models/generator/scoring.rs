@@ -41,7 +41,11 @@ impl Generator {
         let count = positions.targets.len();
         let rows = Tensor::from_vec(positions.rows, count, self.device())?;
         let targets = Tensor::from_vec(positions.targets, count, self.device())?;
-        let states = self.network(grad)?.states(&batch, Some(&rows), |_, _, _| Ok(()))?;
+        let network = self.network(grad)?;
+        let states = match self.tape().filter(|_| grad == Grad::On) {
+            Some(tape) => network.states_on(&batch, Some(&rows), tape)?,
+            None => network.states(&batch, Some(&rows), |_, _, _| Ok(()))?,
+        };
         let picked = self.head(grad)?.log_probs(&states, &targets)?;
         // One more entry, 0, is what the places beyond an answer take.
         let extended = Tensor::cat(&[&picked, &picked.zeros_like()?.narrow(0, 0, 1)?.detach()], 0)?;

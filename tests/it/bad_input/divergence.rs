@@ -80,7 +80,8 @@ fn a_gradient_that_is_not_finite_names_step_and_tensor() {
     let out = folder.path().join("run");
     let generator = poisoned(folder.path(), |name, value| match name {
         "model.norm.weight" => *value = 1e-38,
-        "lm_head.weight" => *value *= 1e38 / 0.07,
+        // In two steps: the factor itself is no f32.
+        "lm_head.weight" => *value = *value * 1e20 * 1e19,
         _ => {}
     });
     train_with(&generator, "generator", base_index(), &out).and(&["--steps", "3"]).run().refused(&[
