@@ -38,6 +38,7 @@ fi
 threads="${RAYON_NUM_THREADS:-$(nproc)}"
 export RAYON_NUM_THREADS="$threads" OMP_NUM_THREADS="$threads" MKL_NUM_THREADS="$threads"
 mkdir -p "$out" "$work"
+cargo bench --profile release --bench speed --no-run
 # The path of the program: cargo itself must not run between measurements.
 speed=$(cargo bench --profile release --bench speed --no-run --message-format=json | "$python" -c '
 import json, sys
@@ -91,7 +92,8 @@ for name in $works; do
       # Written after the clock has stopped; of the last round when all are done.
       for precision in $precisions; do
         side="ragtune-$precision"
-        who="ragtune embed $precision" ours embed "$round" "${repeat[@]}" --precision "$precision" --vectors "$work/vectors/${side%-f32}"
+        who="ragtune embed $precision" ours embed "$round" "${repeat[@]}" --precision "$precision" \
+          --vectors "$work/vectors/${side%-f32}"
       done
       peer embed "$round" "${repeat[@]}" --vectors "$work/vectors/sentence-transformers"
       [ -z "$int8" ] || peer embed_int8 "$round" "${repeat[@]}" --vectors "$work/vectors/onnxruntime-int8" --model "$int8"

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{finished_run, locate, print_json, print_text};
 use crate::cli::ExportArgs;
-use crate::config::TrainConfig;
+use crate::config::{TrainConfig, generator_format};
 use crate::cost::units;
 use crate::error::{Context, Error, Result};
 use crate::models::folder::replace_folder;
@@ -202,6 +202,9 @@ impl Export<'_> {
     fn merge(&self, folder: &Path) -> Result<()> {
         let base = locate(&self.config.pinned("generator", &self.config.generator))?;
         let mut generator = Generator::load(&base.folder, &candle_core::Device::Cpu)?;
+        if let Some(format) = generator_format(&self.config.generator_dtype)? {
+            generator.quantise(format)?;
+        }
         generator.load_adapter(&self.args.run.join(Model::Adapter.name()))?;
         let model = self.record.models.iter().find(|model| model.role == "generator");
         let trained = model.and_then(|model| model.final_fingerprint.as_deref()).unwrap_or_default();
@@ -215,6 +218,8 @@ impl Export<'_> {
                 "put back the generator that the run began with; without `--merge` the adapter is written by itself",
             ));
         }
+        // Merged into the numbers it was trained on, rounded where the run rounded them.
+        generator.dequantise()?;
         generator.merge_lora()?;
         generator.save(folder)?;
         // As a run saves it beside a generator that trained whole: the prompt belongs to what was trained.

@@ -93,6 +93,14 @@ impl Params {
         Ok(())
     }
 
+    /// Keeps every weight in f32 again, with the rounded values, frozen.
+    pub fn dequantise(&mut self) -> Result<()> {
+        for (name, packed) in std::mem::take(&mut self.quantised) {
+            self.insert(name, packed.dequantise()?, false)?;
+        }
+        Ok(())
+    }
+
     /// The weights kept in fewer bits, in name order.
     pub fn quantised(&self) -> impl Iterator<Item = (&str, &Quantised)> {
         self.quantised.iter().map(|(name, packed)| (name.as_str(), packed))

@@ -27,6 +27,11 @@ impl Generator {
         self.params.quantise(format, |name| names.contains(name))
     }
 
+    /// Undoes [`Generator::quantise`], except that the rounding stays.
+    pub fn dequantise(&mut self) -> Result<()> {
+        self.params.dequantise()
+    }
+
     /// Whether passes with gradients compute the inside of each layer twice instead of keeping it (arXiv 1604.06174). Their
     /// gradients are then complete only after [`Generator::finish_backward`].
     pub fn set_checkpointing(&mut self, on: bool) {
@@ -145,6 +150,10 @@ mod tests {
             assert_eq!(answers[0].len(), 4);
             assert!(packed.quantise(format).unwrap_err().to_string().contains("already"));
             assert!(packed.merge_lora().unwrap_err().find_hint().is_some());
+            packed.dequantise().unwrap();
+            packed.merge_lora().unwrap();
+            dense.merge_lora().unwrap();
+            assert_eq!(packed.params().digest().unwrap(), dense.params().digest().unwrap(), "{}", format.name());
         }
     }
 }

@@ -11,6 +11,8 @@ fn a_run_evaluates_to_the_scores_it_ended_with() {
         ("joint", &["--train-passages", "true"][..]),
         ("joint", &[]),
         ("generator", &["--lora-rank", "4"]),
+        ("generator", &["--lora-rank", "4", "--generator-dtype", "q8_0", "--gradient-checkpointing"]),
+        ("joint", &["--lora-rank", "4", "--generator-dtype", "bf16"]),
         ("generator", &["--reader", "concat"]),
         ("frozen", &[]),
     ] {

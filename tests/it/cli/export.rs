@@ -195,3 +195,32 @@ fn what_cannot_be_exported_is_refused_and_nothing_is_overwritten() {
     });
     refused(&large, &["--dtype", "f16"], &["`model.norm.weight`", "1000000", "bf16"]);
 }
+
+/// An adapter that was trained on rounded matrices is merged into those: the folder answers as the run does.
+#[test]
+fn an_adapter_on_a_quantised_generator_merges_into_what_it_was_trained_on() {
+    let folder = folder();
+    let run = folder.path().join("run");
+    let words = ["--steps", "2", "--lr-generator", "1e-1", "--lora-rank", "4", "--generator-dtype", "q4_0"];
+    train("generator", base_index(), &run).and(&words).run().done();
+    let merged = folder.path().join("merged");
+    export(&run, &merged).and(&["--part", "generator", "--merge"]).run().done();
+    let scores = |command: Ragtune| {
+        let file = folder.path().join("scores.jsonl");
+        command
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .with("--scores", &file)
+            .and(&["--limit", "8"])
+            .run()
+            .done();
+        let answers = lines(&file).into_iter().map(|line| line["prediction"].clone());
+        answers.collect::<Vec<Value>>()
+    };
+    let of_run = scores(ragtune(&["eval"]).with("--run", &run));
+    let of_folder = scores(
+        ragtune(&["eval", "--top-k", "2", "--max-answer-tokens", "8"])
+            .with("--index", base_index())
+            .with("--generator", &merged),
+    );
+    assert_eq!(of_run, of_folder);
+}
