@@ -129,3 +129,14 @@ fn folders_that_are_not_what_they_are_taken_for() {
     assert!(!folder.path().join("run").exists());
     assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0, "nothing was put there");
 }
+
+/// What the command line itself is refused for has a hint too: the help page that lists what is allowed there.
+#[test]
+fn unknown_flags_and_commands_name_the_help_page() {
+    ragtune(&["train", "--stepz", "3"]).run().refused(&["--stepz", "hint: `ragtune train --help`"]);
+    ragtune(&["index", "build", "--links", "many"]).run().refused(&["many", "hint: `ragtune index build --help`"]);
+    ragtune(&["fly"]).run().refused(&["fly", "hint: `ragtune --help`"]);
+    ragtune(&["eval", "--index", "x", "--generator", "y", "--questions", "z", "--max-answer-tokens", "0"])
+        .run()
+        .refused(&["`--max-answer-tokens 0`", "at least 1"]);
+}
