@@ -134,4 +134,14 @@ fn folders_that_are_not_what_they_are_taken_for() {
 fn types_of_weights_that_do_not_exist_or_cannot_train_are_refused() {
     train_is_refused("generator", &["--generator-dtype", "q4_0"], &["freezes", "--lora-rank"]);
     train_is_refused("generator", &["--generator-dtype", "int3", "--lora-rank", "4"], &["`int3`", "q4_0"]);
+
+/// What the command line itself is refused for has a hint too: the help page that lists what is allowed there.
+#[test]
+fn unknown_flags_and_commands_name_the_help_page() {
+    ragtune(&["train", "--stepz", "3"]).run().refused(&["--stepz", "hint: `ragtune train --help`"]);
+    ragtune(&["index", "build", "--links", "many"]).run().refused(&["many", "hint: `ragtune index build --help`"]);
+    ragtune(&["fly"]).run().refused(&["fly", "hint: `ragtune --help`"]);
+    ragtune(&["eval", "--index", "x", "--generator", "y", "--questions", "z", "--max-answer-tokens", "0"])
+        .run()
+        .refused(&["`--max-answer-tokens 0`", "at least 1"]);
 }
