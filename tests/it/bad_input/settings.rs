@@ -134,6 +134,7 @@ fn folders_that_are_not_what_they_are_taken_for() {
 fn types_of_weights_that_do_not_exist_or_cannot_train_are_refused() {
     train_is_refused("generator", &["--generator-dtype", "q4_0"], &["freezes", "--lora-rank"]);
     train_is_refused("generator", &["--generator-dtype", "int3", "--lora-rank", "4"], &["`int3`", "q4_0"]);
+}
 
 /// What the command line itself is refused for has a hint too: the help page that lists what is allowed there.
 #[test]
