@@ -54,6 +54,14 @@
 //! 8. Variables are visited in name order, and parallel sums are taken over fixed chunks: same seed, same bits.
 //! 9. Outside data is never unwrapped or indexed unchecked.
 //!
+//! # What candle gives and what it does not
+//!
+//! Tensors, the graph of operations and its walk backwards, matrix products and the ggml formats of quantised weights are
+//! candle's. Layers are ours (`models::nn`): candle-nn's fused norms, softmax and rotary embedding record no backward pass, and
+//! candle-transformers' models are built on them, so that they answer but do not train. Its models serve in the tests, as a
+//! second oracle beside PyTorch's numbers; its quantised models cannot hold an adapter, which is why quantised generators run on
+//! our layers too.
+//!
 //! # How an index stays true
 //!
 //! Text and vectors live in separate data files of one Lance dataset; a refresh replaces the vector files and never touches
