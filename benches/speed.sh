@@ -50,19 +50,20 @@ print([one["executable"] for one in built if one.get("executable") and one["targ
 "$python" "$peers/inputs.py" --shared "$shared" --encoder "$encoder" --generator "$work/generator" --out "$work/inputs" \
   --passages "$passages"
 [ -z "$int8" ] || [ -f "$int8" ] || "$python" "$peers/onnx_int8.py" --encoder "$encoder" --out "$work/onnx" >&2
-"$python" "$peers/environment.py" >"$out/environment.json"
+"$python" "$peers/environment.py" >>"$out/environment.jsonl"
 cp "$work/inputs/settings.json" "$out/settings.json"
 
 common=(--inputs "$work/inputs" --encoder "$encoder" --generator "$work/generator")
 
 # once WHAT ROUND COMMAND...: one process, one line.
 once() {
-  local what="$1" round="$2" load line
+  local what="$1" round="$2" load line at
   shift 2
   load=$(cut -d' ' -f1 /proc/loadavg)
+  at=$(date -u +%FT%TZ)
   printf 'speed: round %s of %s: %s\n' "$round" "$rounds" "$what" >&2
   line=$("$@" | tail -n 1)
-  printf '%s\n' "$line" | sed "s/^{/{\"round\": $round, \"load\": $load, /" >>"$out/raw.jsonl"
+  printf '%s\n' "$line" | sed "s/^{/{\"round\": $round, \"load\": $load, \"at\": \"$at\", /" >>"$out/raw.jsonl"
 }
 
 ours() {

@@ -1,4 +1,4 @@
-"""Prints what the measurements of benches/speed.sh depend on, as JSON: machine, versions, date, settings; no path."""
+"""Prints what the measurements of benches/speed.sh depend on, as one line of JSON: machine, versions, date, settings; no path."""
 
 import datetime
 import importlib.metadata
@@ -53,4 +53,4 @@ print(json.dumps({
     "python": ".".join(map(str, __import__("sys").version_info[:3])),
     "packages": {package: version(package) for package in PACKAGES},
     "settings": {name: os.path.basename(os.environ[name]) for name in SETTINGS if name in os.environ},
-}, indent=2))
+}))

@@ -30,7 +30,8 @@ pub fn measure(common: &Common) -> Result<Line> {
     };
     let through_candle = common.repeats.run(|_| products(&|x, weight| Ok(x.matmul(&weight.t()?)?)))?;
     let through_linear = common.repeats.run(|_| products(&|x, weight| nn::linear(x, weight, None)))?;
-    let flops: usize = inputs.shapes.iter().map(|(input, output, count)| 2 * inputs.rows * input * output * count).sum();
+    let flops: usize =
+        inputs.shapes.iter().map(|(input, output, count)| 2 * inputs.rows * input * output * count).sum();
     let giga = flops as f64 * 1e-9;
     Ok(line.times(&through_candle, giga).found("linear_gflops_per_second", giga / through_linear.median()))
 }

@@ -168,7 +168,7 @@ fn adapters_that_cannot_be_used() {
         }
     };
     refused(&config("r", 0.into()), &["rank is `0`", "at least 1"]);
-    refused(&config("r", 3.into()), &["lora_A", "[2, 32]", "[3, 32]"]);
+    refused(&config("r", 3.into()), &["lora_A", "[2, 48]", "[3, 48]"]);
     refused(&config("target_modules", serde_json::json!(["no_proj"])), &["`no_proj`", "matches no module", "q_proj"]);
     refused(
         &config("target_modules", serde_json::json!(["q_proj"])),

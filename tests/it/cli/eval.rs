@@ -11,7 +11,7 @@ fn a_run_evaluates_to_the_scores_it_ended_with() {
         ("joint", &["--train-passages", "true"][..]),
         ("joint", &[]),
         ("generator", &["--lora-rank", "4"]),
-        ("generator", &["--lora-rank", "4", "--generator-dtype", "q8_0", "--gradient-checkpointing"]),
+        ("generator", &["--lora-rank", "4", "--generator-dtype", "f16", "--gradient-checkpointing"]),
         ("joint", &["--lora-rank", "4", "--generator-dtype", "bf16"]),
         ("generator", &["--reader", "concat"]),
         ("frozen", &[]),

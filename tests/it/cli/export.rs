@@ -202,7 +202,7 @@ fn an_adapter_on_a_quantised_generator_merges_into_what_it_was_trained_on() {
     let folder = folder();
     let run = folder.path().join("run");
     let words = ["--steps", "2", "--lr-generator", "1e-1", "--lora-rank", "4", "--generator-dtype", "q4_0"];
-    train("generator", base_index(), &run).and(&words).run().done();
+    train_with(&fixture("models/qa-llama"), "generator", base_index(), &run).and(&words).run().done();
     let merged = folder.path().join("merged");
     export(&run, &merged).and(&["--part", "generator", "--merge"]).run().done();
     let scores = |command: Ragtune| {
