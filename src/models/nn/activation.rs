@@ -99,12 +99,15 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, e)
 }
 
+/// Gate, values and incoming gradient; the gradients of gate and values.
+type GatedBackward = fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
+
 /// The loops of one function.
 struct Kernels {
     forward: fn(&[f32], &mut [f32]),
     backward: fn(&[f32], &[f32], &mut [f32]),
     gated: fn(&[f32], &[f32], &mut [f32]),
-    gated_backward: fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]),
+    gated_backward: GatedBackward,
 }
 
 /// Makes the four loops of a function from its value, and its value and slope.

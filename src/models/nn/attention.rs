@@ -79,7 +79,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attend) -> Result<Ten
     Ok(q.apply_op3(&k, &v, op)?)
 }
 
-/// [`attention`] with `bias` (H, T, T) added to the scaled scores: bias[h][i][j] for query i and key j of a sequence, T at
+/// [`attention`] with `bias` (H, T, T) added to the scaled scores: `bias[h][i][j]` for query i and key j of a sequence, T at
 /// least the longest sequence (relative positions: Raffel et al., arXiv 1910.10683; MPNet). Gradient to it too.
 pub fn attention_biased(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor, how: &Attend) -> Result<Tensor> {
     check("attention", &[bias])?;

@@ -3,8 +3,10 @@
 //! Weights are rounded once, to 255 steps for each output; the rows of x each time, to 256 steps between their least and
 //! largest number (dynamic quantisation, as ONNX Runtime's, but for each row and output instead of each tensor):
 //!
+//! ```text
 //! x[r] ≈ low[r] + step[r] · u, W[o] ≈ scale[o] · w, u in 0..=255, w in −127..=127, so that
 //! y[r][o] ≈ step[r] · scale[o] · Σ u·w + low[r] · scale[o] · Σ w + b[o].
+//! ```
 //!
 //! The sums are exact integers: a processor with AVX-512 VNNI and one without give the same bits.
 
