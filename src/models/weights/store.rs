@@ -68,7 +68,7 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     write_as(path, tensors, Storage::F32)
 }
 
-/// [`write`] in a type of choice, rounded to the nearest, ties to even. A finite number that the type cannot hold is an error
+/// [`write()`] in a type of choice, rounded to the nearest, ties to even. A finite number that the type cannot hold is an error
 /// naming its tensor.
 pub fn write_as(path: &Path, tensors: &BTreeMap<String, Tensor>, storage: Storage) -> Result<()> {
     let views: Vec<(&str, Stored)> = tensors
