@@ -28,6 +28,8 @@ mod output;
 mod pooling;
 mod quantised;
 mod rope;
+#[cfg(target_arch = "x86_64")]
+mod skinny;
 mod softmax;
 mod tiles;
 

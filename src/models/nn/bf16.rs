@@ -137,23 +137,22 @@ impl Packed {
     fn multiply(&self, x: &[f32]) -> Vec<f32> {
         let pairs = self.input.div_ceil(2);
         let mut y = vec![0f32; x.len() / self.input * self.out];
-        each_job(&mut y, self.out, |rows, strips, y| {
+        each_job(&mut y, self.out, |rows, outputs, y| {
             let mut rounded = vec![0u16; rows.len() * pairs * 2];
             let x = &x[rows.start * self.input..rows.end * self.input];
             for (x, rounded) in x.chunks_exact(self.input).zip(rounded.chunks_exact_mut(pairs * 2)) {
                 round_row(x, &mut rounded[..self.input]);
             }
-            self.tiles(&rounded, rows, strips, y);
+            self.tiles(&rounded, rows, outputs, y);
         });
         y
     }
 
-    fn tiles(&self, x: &[u16], rows: Range<usize>, strips: Range<usize>, mut y: Part<'_>) {
+    fn tiles(&self, x: &[u16], rows: Range<usize>, outputs: Range<usize>, mut y: Part<'_>) {
         let pairs = self.input.div_ceil(2);
         let padded = self.out.div_ceil(LANES) * LANES;
         let mut sums = [0f32; TILE_ROWS * TILE_BLOCKS * LANES];
-        for strip in strips {
-            let first = strip * TILE_BLOCKS * LANES;
+        for first in outputs.step_by(TILE_BLOCKS * LANES) {
             let blocks = TILE_BLOCKS.min((padded - first) / LANES);
             let weights = &self.values[first * pairs * 2..(first + blocks * LANES) * pairs * 2];
             for row in (0..rows.len()).step_by(TILE_ROWS) {

@@ -87,10 +87,10 @@ impl Int8Matrix {
         }
         let mut y = vec![0f32; x.elem_count() / self.input * self.out];
         with_values(x, |x| {
-            each_job(&mut y, self.out, |rows, strips, y| {
+            each_job(&mut y, self.out, |rows, outputs, y| {
                 let mut rounded = Rounded::default();
                 rounded.take(&x[rows.start * self.input..rows.end * self.input], self.input);
-                self.multiply(&rounded, rows, strips, y);
+                self.multiply(&rounded, rows, outputs, y);
             });
         })?;
         let mut shape = x.dims().to_vec();
@@ -101,11 +101,10 @@ impl Int8Matrix {
     }
 
     /// Some strips of outputs of some rows.
-    fn multiply(&self, x: &Rounded, rows: Range<usize>, strips: Range<usize>, mut y: Part<'_>) {
+    fn multiply(&self, x: &Rounded, rows: Range<usize>, outputs: Range<usize>, mut y: Part<'_>) {
         let groups = self.input.div_ceil(4);
         let mut sums = [0i32; TILE_ROWS * TILE_BLOCKS * LANES];
-        for strip in strips {
-            let first = strip * TILE_BLOCKS * LANES;
+        for first in outputs.step_by(TILE_BLOCKS * LANES) {
             let blocks = TILE_BLOCKS.min((self.scale.len() - first) / LANES);
             let weights = &self.packed[first * groups * 4..(first + blocks * LANES) * groups * 4];
             for row in (0..rows.len()).step_by(TILE_ROWS) {
@@ -193,9 +192,10 @@ simd! {
 
 simd! {
     fn round_row(x: &[f32], low: f32, inverse: f32, u: &mut [u8]) {
+        // Adding 2²³ leaves the integer nearest to a number of 0 to 255 in the lowest byte.
+        const ROUND: f32 = 8_388_608.0;
         for (u, &x) in u.iter_mut().zip(x) {
-            // Half and more goes up; the cast saturates, so that rounding at the upper end stays within a byte.
-            *u = ((x - low) * inverse + 0.5) as i32 as u8;
+            *u = ((x - low) * inverse + ROUND).to_bits() as u8;
         }
     }
 }

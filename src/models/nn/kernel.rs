@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// Compiles a function twice, for every x86-64 and for AVX2, and picks at run time.
+/// Compiles a function three times, for every x86-64, for AVX2 and for AVX-512, and picks at run time.
 ///
-/// Both give the same bits: the body is the same plain arithmetic, which the compiler neither reorders nor contracts.
+/// All give the same bits: the body is the same plain arithmetic, which the compiler neither reorders nor contracts.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
@@ -24,6 +24,15 @@ macro_rules! simd {
                 fn wide($($arg: $type),*) $(-> $out)? {
                     plain($($arg),*)
                 }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                #[allow(clippy::too_many_arguments)]
+                fn widest($($arg: $type),*) $(-> $out)? {
+                    plain($($arg),*)
+                }
+                if $crate::models::nn::kernel::has_avx512() {
+                    // SAFETY: the processor has what `widest` asks for.
+                    return unsafe { widest($($arg),*) };
+                }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the processor has AVX2, which is all that `wide` asks for.
                     return unsafe { wide($($arg),*) };
@@ -34,6 +43,16 @@ macro_rules! simd {
     };
 }
 pub(super) use simd;
+
+/// Whether the processor has the parts of AVX-512 that the loops are compiled for.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512dq")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+}
 
 /// Numbers one parallel piece of work should have: enough to hide the cost of handing it out.
 const PIECE: usize = 1 << 14;

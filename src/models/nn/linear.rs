@@ -4,6 +4,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{check, column_sums, each_piece, floats, gradient, read_floats, simd, wrong_shape};
+#[cfg(target_arch = "x86_64")]
+use super::{skinny, tiles::each_job};
 use crate::error::Result;
 
 /// y = x · Wᵀ + b over the last dimension.
@@ -58,15 +60,22 @@ impl Linear {
     fn product(x: &CpuStorage, xl: &Layout, weight: &CpuStorage, wl: &Layout) -> CandleResult<(Vec<f32>, Shape)> {
         let (out, input) = wl.shape().dims2()?;
         let rows = xl.shape().elem_count() / input;
+        let mut shape = xl.shape().dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = out;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if rows <= skinny::FEW && skinny::available() {
+            let (x, weight) = (floats(Self::NAME, x, xl)?, floats(Self::NAME, weight, wl)?);
+            let mut y = vec![0f32; rows * out];
+            each_job(&mut y, out, |_rows, outputs, mut y| skinny::multiply(x, weight, input, outputs, &mut y));
+            return Ok((y, shape.into()));
+        }
         let left = Layout::contiguous_with_offset((rows, input), xl.start_offset());
         let right = Layout::new((input, out).into(), vec![1, input], wl.start_offset());
         let CpuStorage::F32(y) = x.matmul(weight, (1, rows, out, input), &left, &right)? else {
             candle_core::bail!("linear: expected f32, got another type");
         };
-        let mut shape = xl.shape().dims().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = out;
-        }
         Ok((y, shape.into()))
     }
 

@@ -19,8 +19,8 @@ pub(super) const TILE_ROWS: usize = 8;
 /// Rows that one job takes at a time: their packed numbers and one strip of weights fit the second-level cache.
 const ROWS: usize = 64;
 
-/// Runs `work(rows, strips, y)` over all rows and strips of a product with `out` outputs, in parallel; each job writes its own
-/// rows and outputs of `y` alone, through [`Part::row`].
+/// Runs `work(rows, outputs, y)` over all rows and outputs of a product with `out` outputs, in parallel; each job writes its
+/// own rows and outputs of `y` alone, through [`Part::row`]. Outputs begin at a strip.
 pub(super) fn each_job(y: &mut [f32], out: usize, work: impl Fn(Range<usize>, Range<usize>, Part<'_>) + Sync) {
     let rows = y.len() / out;
     let strips = out.div_ceil(TILE_BLOCKS * LANES);
@@ -35,7 +35,7 @@ pub(super) fn each_job(y: &mut [f32], out: usize, work: impl Fn(Range<usize>, Ra
         let rows = chunk * ROWS..(chunk * ROWS + ROWS).min(rows);
         let strips = group * per_group..(group * per_group + per_group).min(strips);
         let outputs = strips.start * TILE_BLOCKS * LANES..(strips.end * TILE_BLOCKS * LANES).min(out);
-        work(rows.clone(), strips, Part { y: shared, out, rows, outputs });
+        work(rows.clone(), outputs.clone(), Part { y: shared, out, rows, outputs });
     });
 }
 
