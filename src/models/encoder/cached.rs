@@ -128,7 +128,10 @@ mod tests {
         let (whole, want) = gradients(&encoder);
         encoder.set_chunks(Some(12));
         let (parts, got) = gradients(&encoder);
-        assert_eq!(whole, parts);
+        // Not to the bit: products of few rows are added up in another order.
+        for (whole, parts) in whole.iter().flatten().zip(parts.iter().flatten()) {
+            assert!((whole - parts).abs() < 1e-6, "{whole} {parts}");
+        }
         for (name, var) in encoder.params().trainable() {
             let (want, got) = (want.get(var).unwrap(), got.get(var).unwrap());
             let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();

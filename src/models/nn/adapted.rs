@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{check, each_piece, floats, gradient, read_floats, wrong_shape};
-use super::linear::add_to_rows;
+use super::linear::{self, add_to_rows};
 use super::matmul::{Target, View, multiply_on_all_cores};
 use super::quantised::Quantised;
 use crate::error::Result;
@@ -30,15 +30,8 @@ impl Base {
 
     /// x (rows, In) to (rows, Out).
     fn multiply(&self, x: &[f32]) -> CandleResult<Vec<f32>> {
-        let (out, input) = self.dims();
         match self {
-            Base::Dense(weight) => read_floats(weight, |weight| {
-                let rows = x.len() / input;
-                let mut y = vec![0f32; rows * out];
-                let (x, weight) = (View::new(x, 0, rows, input, input), View::new(weight, 0, out, input, input));
-                multiply_on_all_cores(Target::dense(&mut y, out), x, weight.transposed(), 1.0, false);
-                y
-            }),
+            Base::Dense(weight) => read_floats(weight, |weight| linear::multiply(x, weight, self.dims())),
             Base::Quantised(weight) => weight.multiply(x),
         }
     }

@@ -1,9 +1,9 @@
 //! The matrix product of a layer, with bias.
 
-use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{check, column_sums, each_piece, floats, gradient, read_floats, simd, wrong_shape};
+use super::matmul::{Target, View, multiply_on_all_cores};
 #[cfg(target_arch = "x86_64")]
 use super::{skinny, tiles::each_job};
 use crate::error::Result;
@@ -52,6 +52,20 @@ simd! {
     }
 }
 
+/// x (rows, In) times the transposed `weight` (Out, In): (rows, Out), on all cores.
+pub(super) fn multiply(x: &[f32], weight: &[f32], (out, input): (usize, usize)) -> Vec<f32> {
+    let rows = x.len() / input;
+    let mut y = vec![0f32; rows * out];
+    #[cfg(target_arch = "x86_64")]
+    if rows <= skinny::FEW && skinny::available() {
+        each_job(&mut y, out, |_rows, outputs, mut y| skinny::multiply(x, weight, input, outputs, &mut y));
+        return y;
+    }
+    let (x, weight) = (View::new(x, 0, rows, input, input), View::new(weight, 0, out, input, input));
+    multiply_on_all_cores(Target::dense(&mut y, out), x, weight.transposed(), 1.0, false);
+    y
+}
+
 struct Linear;
 
 impl Linear {
@@ -59,23 +73,11 @@ impl Linear {
 
     fn product(x: &CpuStorage, xl: &Layout, weight: &CpuStorage, wl: &Layout) -> CandleResult<(Vec<f32>, Shape)> {
         let (out, input) = wl.shape().dims2()?;
-        let rows = xl.shape().elem_count() / input;
+        let y = multiply(floats(Self::NAME, x, xl)?, floats(Self::NAME, weight, wl)?, (out, input));
         let mut shape = xl.shape().dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = out;
         }
-        #[cfg(target_arch = "x86_64")]
-        if rows <= skinny::FEW && skinny::available() {
-            let (x, weight) = (floats(Self::NAME, x, xl)?, floats(Self::NAME, weight, wl)?);
-            let mut y = vec![0f32; rows * out];
-            each_job(&mut y, out, |_rows, outputs, mut y| skinny::multiply(x, weight, input, outputs, &mut y));
-            return Ok((y, shape.into()));
-        }
-        let left = Layout::contiguous_with_offset((rows, input), xl.start_offset());
-        let right = Layout::new((input, out).into(), vec![1, input], wl.start_offset());
-        let CpuStorage::F32(y) = x.matmul(weight, (1, rows, out, input), &left, &right)? else {
-            candle_core::bail!("linear: expected f32, got another type");
-        };
         Ok((y, shape.into()))
     }
 
