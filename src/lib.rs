@@ -36,7 +36,7 @@
 //! | [`cost`] | where did the time go? |
 //! | [`report`] | what is written down, and how do runs compare? |
 //! | [`hub`] | which folder does a model's name stand for? |
-//! | [`cli`], [`config`], [`commands`] | what was typed, what was meant, what is printed? |
+//! | [`cli`], [`config`], [`commands`], [`process`] | what was typed, what was meant, what is printed; on which threads? |
 //!
 //! Dependence runs one way: `main -> commands -> {train, eval, report} -> {strategies -> objectives} -> pipeline -> {models,
 //! ragtune-index}`; `cost`, `data` and `error` are leaves, and `hub` knows only the names of weight files (`eval::evaluate`
@@ -93,6 +93,7 @@ pub mod hub;
 pub mod models;
 pub mod objectives;
 pub mod pipeline;
+pub mod process;
 pub mod report;
 pub mod strategies;
 pub mod train;

@@ -9,8 +9,8 @@ use clap::{CommandFactory, Parser};
 use ragtune::cli::Cli;
 
 fn main() -> ExitCode {
-    fix_thread_count();
-    keep_memory();
+    // SAFETY: the first statement: no other thread exists.
+    unsafe { ragtune::process::prepare() };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
@@ -52,27 +52,4 @@ fn refuse(error: &clap::Error) -> ExitCode {
     }
     eprintln!("\nhint: `{page} --help` lists what it takes");
     ExitCode::from(2)
-}
-
-/// candle asks for the number of cores at every matrix product unless this variable is set, which costs more than a small
-/// product; and equal bits need an equal number of threads throughout.
-fn fix_thread_count() {
-    const THREADS: &str = "RAYON_NUM_THREADS";
-    if std::env::var_os(THREADS).is_none() {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        // SAFETY: the first statement of `main`: no other thread exists that could read the environment.
-        unsafe { std::env::set_var(THREADS, threads.to_string()) };
-    }
-}
-
-/// A training step frees and asks again for the same large blocks; handing them back to the system in between costs 10 to
-/// 15 per cent of the CPU time in page faults (measured on encoder steps).
-fn keep_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (parameter, value) in
-        [(libc::M_MMAP_THRESHOLD, 1 << 30), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 64 << 20)]
-    {
-        // SAFETY: changes settings of the allocator, which takes its own lock; a refused setting leaves the default.
-        let _accepted = unsafe { libc::mallopt(parameter, value) };
-    }
 }

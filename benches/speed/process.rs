@@ -1,32 +1,10 @@
 //! The process that is measured: its threads, its allocator, its CPU time and its memory.
-//!
-//! `fix_thread_count` and `keep_memory` are those of `src/main.rs`: what is measured must run as the program runs. They
-//! stand here a second time because a program's `main.rs` cannot be shared with its benches.
 
 /// What the program does before anything else; the number of threads that compute.
 pub fn prepare() -> usize {
-    fix_thread_count();
-    keep_memory();
+    // SAFETY: called first in `main`: no other thread exists.
+    unsafe { ragtune::process::prepare() };
     rayon::current_num_threads()
-}
-
-fn fix_thread_count() {
-    const THREADS: &str = "RAYON_NUM_THREADS";
-    if std::env::var_os(THREADS).is_none() {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        // SAFETY: the first statement of `main`: no other thread exists that could read the environment.
-        unsafe { std::env::set_var(THREADS, threads.to_string()) };
-    }
-}
-
-fn keep_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (parameter, value) in
-        [(libc::M_MMAP_THRESHOLD, 1 << 30), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 64 << 20)]
-    {
-        // SAFETY: changes settings of the allocator, which takes its own lock; a refused setting leaves the default.
-        let _accepted = unsafe { libc::mallopt(parameter, value) };
-    }
 }
 
 /// Seconds of CPU time of all threads so far, user and system.
