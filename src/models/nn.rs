@@ -49,4 +49,6 @@ pub use rope::rope_packed;
 pub use softmax::{log_prob_of, log_softmax, log_sum_exp, softmax};
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

@@ -196,19 +196,9 @@ impl CustomOp3 for Adapted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::nn::testing::{noise, norm};
     use crate::models::nn::{Format, linear};
-    use candle_core::{Device, Var};
-
-    fn noise(seed: u64, shape: &[usize]) -> Tensor {
-        use rand::{RngExt, SeedableRng};
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.0)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
-
-    fn norm(t: &Tensor) -> f32 {
-        t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
-    }
+    use candle_core::Var;
 
     #[test]
     fn is_the_sum_of_both_products_with_all_their_gradients() {

@@ -273,18 +273,8 @@ unsafe fn tile_avx512<const R: usize, const B: usize>(x: &[u16], weights: &[u16]
 mod tests {
     use super::*;
     use crate::models::nn::linear;
+    use crate::models::nn::testing::{noise, norm};
     use candle_core::Var;
-
-    fn noise(seed: u64, shape: &[usize]) -> Tensor {
-        use rand::{RngExt, SeedableRng};
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.5)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
-
-    fn norm(t: &Tensor) -> f32 {
-        t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
-    }
 
     fn rounded(t: &Tensor) -> Tensor {
         let values: Vec<f32> = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -271,14 +271,8 @@ unsafe fn tile_vnni<const R: usize, const B: usize>(u: &[u8], weights: &[i8], gr
 mod tests {
     use super::*;
     use crate::models::nn::linear;
+    use crate::models::nn::testing::{noise, norm};
     use candle_core::Device;
-
-    fn noise(seed: u64, shape: &[usize]) -> Tensor {
-        use rand::{RngExt, SeedableRng};
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.5)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
 
     /// Every shape of tile: whole and ragged rows, blocks and groups.
     #[test]
@@ -287,7 +281,6 @@ mod tests {
             let (x, weight, bias) = (noise(1, &[rows, input]), noise(2, &[out, input]), noise(3, &[out]));
             let got = Int8Matrix::new(&weight, Some(&bias)).unwrap().forward(&x).unwrap();
             let want = linear(&x, &weight, Some(&bias)).unwrap();
-            let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
             let error = norm(&(got - &want).unwrap()) / norm(&want);
             assert!(error < 0.01, "({rows}, {input}, {out}): {error}");
         }

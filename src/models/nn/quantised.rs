@@ -225,18 +225,8 @@ fn multiply(weight: &QTensor, x: &[f32], transposed: bool) -> CandleResult<Vec<f
 mod tests {
     use super::*;
     use crate::models::nn::linear;
+    use crate::models::nn::testing::{noise, norm};
     use candle_core::Var;
-
-    fn noise(seed: u64, shape: &[usize]) -> Tensor {
-        use rand::{RngExt, SeedableRng};
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.0)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
-
-    fn norm(t: &Tensor) -> f32 {
-        t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
-    }
 
     /// Exactly the layer over the rounded numbers, and those close to the originals.
     #[test]

@@ -115,16 +115,8 @@ unsafe fn tile<const R: usize, const W: usize>(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
-
     use crate::models::nn::linear;
-
-    fn noise(seed: u64, shape: &[usize]) -> Tensor {
-        use rand::{RngExt, SeedableRng};
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.0)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
+    use crate::models::nn::testing::noise;
 
     /// Few rows against the same rows among many; every size of tile, widths that are no multiple of a register.
     #[test]

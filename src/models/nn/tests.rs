@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::testing::noise;
 use super::*;
 use crate::error::Result;
 use crate::models::batch::Spans;
@@ -190,14 +191,6 @@ fn keys_that_pieces_share_are_read_but_get_no_gradient() {
     assert!(read.sum_all().unwrap().backward().unwrap().get(&q).is_some());
     let error = attention(&q, &x, &x, &how).unwrap().sum_all().unwrap().backward().unwrap_err();
     assert!(error.to_string().contains("share keys"), "{error}");
-}
-
-/// Pseudo-random numbers in [−1, 1), the same on every machine.
-fn noise(seed: u64, shape: &[usize]) -> Tensor {
-    use rand::{RngExt, SeedableRng};
-    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.random_range(-1.0..1.0)).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
 #[test]

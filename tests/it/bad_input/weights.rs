@@ -172,7 +172,7 @@ fn adapters_that_cannot_be_used() {
     refused(&config("target_modules", serde_json::json!(["no_proj"])), &["`no_proj`", "matches no module", "q_proj"]);
     refused(
         &config("target_modules", serde_json::json!(["q_proj"])),
-        &["k_proj", "that none of its target modules needs"],
+        &["down_proj", "that none of its target modules needs"],
     );
     refused(&config("peft_type", "IA3".into()), &["`IA3`", "LORA"]);
     let weights = "adapter_model.safetensors";
