@@ -10,14 +10,14 @@ use ragtune_index::Corpus;
 use super::{announce_graph, locate, print_json, print_text, progress};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
-use crate::cost::{Ledger, Phase, units};
+use crate::cost::{Ledger, Phase, machine, units};
 use crate::error::{Context, Error, Result};
 use crate::pipeline::identity::encoder_of;
 use crate::report::files::RECORD_FILE;
 use crate::report::record::{RunRecord, Status};
 use crate::train::run::RunFolder;
 use crate::train::session::Session;
-use crate::train::{Event, Outcome, checkpoint, finish};
+use crate::train::{Event, Outcome, checkpoint, finish, memory};
 
 pub fn run(args: &TrainArgs) -> Result<u8> {
     let (config, run, resumed) = match &args.resume {
@@ -117,6 +117,11 @@ fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json
         Some(record) => session.check_unchanged(record),
         None => session.record(config),
     })?;
+    let estimate = memory::estimate(&session, config, &stages)?;
+    if let Some(available) = machine::available_bytes() {
+        estimate.check(available as f64, config)?;
+    }
+    record.expected_memory_bytes = estimate.peak() as u64;
     record.status = Status::Running;
     record.save(run.dir())?;
     let mut trainer = session.trainer(config, run, &stages, &ledger, found)?;

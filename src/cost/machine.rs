@@ -67,8 +67,29 @@ fn value(text: &str, name: &str, separator: char) -> Option<String> {
 }
 
 fn memory(meminfo: &str) -> Option<u64> {
-    let kib: u64 = value(meminfo, "MemTotal", ':')?.strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes(meminfo, "MemTotal")
+}
+
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let kib: u64 = value(text, name, ':')?.strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// Memory of this process now, in bytes, where the system tells. What was freed since it was loaded is in it: little of that
+/// serves for other sizes again.
+pub fn resident_bytes() -> Option<u64> {
+    kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS")
+}
+
+/// Memory that can still be had, in bytes, where the system tells: the machine's, or what its control group leaves.
+pub fn available_bytes() -> Option<u64> {
+    let machine = kibibytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")?;
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let group = match (number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory.current")) {
+        (Some(limit), Some(used)) => limit.saturating_sub(used),
+        _ => u64::MAX,
+    };
+    Some(machine.min(group))
 }
 
 #[cfg(test)]

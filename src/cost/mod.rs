@@ -4,7 +4,7 @@
 
 mod clock;
 mod ledger;
-mod machine;
+pub mod machine;
 mod record;
 pub mod units;
 

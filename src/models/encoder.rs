@@ -13,6 +13,7 @@ mod cached;
 mod chain;
 mod config;
 mod limits;
+mod memory;
 mod modern;
 mod modules;
 mod pooling;

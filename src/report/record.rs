@@ -85,6 +85,9 @@ pub struct RunRecord {
     pub top_k: u64,
     /// What "recall" means in this record.
     pub recall_definition: String,
+    /// Peak memory in bytes as it was estimated before the first step; 0 where it was not.
+    #[serde(default)]
+    pub expected_memory_bytes: u64,
     /// Shares cut by a length limit, 0 to 1, by what was cut: `questions`, `passages`, `prompts`, ...
     pub truncated: BTreeMap<String, f64>,
     /// The training curve.

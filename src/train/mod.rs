@@ -9,6 +9,7 @@ pub mod batch;
 pub mod checkpoint;
 mod diverged;
 pub mod finish;
+pub mod memory;
 mod optimise;
 pub mod optimizer;
 mod recording;

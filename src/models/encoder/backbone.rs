@@ -159,6 +159,17 @@ impl Backbone {
         }
     }
 
+    /// Numbers a token that a layer keeps for its backward pass: inputs and results of projections, attention, norms, sums and
+    /// activation, each once.
+    pub fn kept_numbers(&self) -> f64 {
+        match &self.network {
+            Network::Bert(bert) => (10 * bert.hidden + 2 * bert.intermediate) as f64,
+            // The fused results stay beside their parts.
+            Network::Modern(modern) => (14 * modern.hidden + 5 * modern.intermediate) as f64,
+            Network::Decoder(decoder) => generator::kept_numbers(decoder.config()),
+        }
+    }
+
     /// Whether a tensor of the model is a table of embeddings.
     pub fn is_table(name: &str) -> bool {
         TABLES.iter().any(|table| name.starts_with(table))

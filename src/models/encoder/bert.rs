@@ -192,7 +192,7 @@ pub(super) struct Bert {
     /// L.
     pub layers: usize,
     heads: usize,
-    intermediate: usize,
+    pub intermediate: usize,
     /// Rows of the table of positions.
     places: usize,
     /// Rows of the table of segments; 0 without one.

@@ -33,7 +33,7 @@ pub(super) struct ModernBert {
     pub layers: usize,
     pub max_positions: usize,
     heads: usize,
-    intermediate: usize,
+    pub intermediate: usize,
     eps: f64,
     activation: Activation,
     norm_bias: bool,

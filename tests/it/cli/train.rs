@@ -99,3 +99,27 @@ fn help_and_version() {
     assert!(ragtune(&["--version"]).run().done().stdout.contains(env!("CARGO_PKG_VERSION")));
     assert_eq!(ragtune(&[]).run().code, Some(2));
 }
+
+/// What was expected before the first step is what was used in the end, to a quarter.
+#[test]
+fn memory_is_estimated_before_training() {
+    let folder = folder();
+    for (name, words) in [("kept", &[][..]), ("twice", &["--gradient-checkpointing"])] {
+        let out = folder.path().join(name);
+        ragtune(&["train", "--strategy", "generator", "--steps", "3", "--batch-size", "16", "--top-k", "5"])
+            .with("--index", base_index())
+            .with("--questions", fixture("tiny/train.jsonl"))
+            .with("--eval-questions", fixture("tiny/dev.jsonl"))
+            .with("--generator", fixture("models/qa-llama"))
+            .with("--out", &out)
+            .and(&["--batch-tokens", "100000", "--eval-limit", "1"])
+            .and(words)
+            .run()
+            .done();
+        let record = json(&out.join("record.json"));
+        let expected = record["expected_memory_bytes"].as_f64().unwrap();
+        let entries = record["ledger"]["entries"].as_array().unwrap();
+        let peak = entries.iter().filter_map(|entry| entry["peak_memory_bytes"].as_f64()).fold(0.0, f64::max);
+        assert!((0.75..1.25).contains(&(expected / peak)), "{name}: expected {expected}, used {peak}");
+    }
+}

@@ -1,0 +1,230 @@
+//! How much memory a run will take, before it takes it.
+//!
+//! What is loaded is measured; what training adds is computed. A pass with gradients keeps, for each token and layer, every
+//! tensor that a backward pass reads: 10·D + 2·I numbers in a BERT of width D and feed-forward width I, 7·D + 3·Q + 3·K + 3·I in
+//! a Llama with query heads of width Q and key heads of width K together. A trained number takes its gradient, the sum of
+//! gradients and two moments: 16 bytes. Lengths are those of sampled questions and passages.
+
+use super::batch;
+use super::session::{EVALUATION_SEQUENCES, Session};
+use crate::config::TrainConfig;
+use crate::cost::{machine, units};
+use crate::error::{Error, Result};
+use crate::models::Role;
+use crate::pipeline::embed::passage_text;
+use crate::strategies::{Reader, Stage};
+
+/// Questions and passages whose lengths are looked at.
+const SAMPLE: usize = 64;
+/// What a graph takes beside the vectors while it is built, bytes a passage (16 links; measured with hnsw_rs).
+const GRAPH_BYTES: f64 = 2048.0;
+/// A run is refused when it needs this much more than there is: estimates may be a fifth too high.
+const CERTAIN: f64 = 1.25;
+
+/// What a run will take at its peak, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Models, vectors and graph: what the process has now.
+    pub loaded: f64,
+    /// Gradients and moments of what trains.
+    pub training: f64,
+    /// What the largest pass with gradients keeps.
+    pub activations: f64,
+    /// What a refresh adds: new vectors and their graph.
+    pub refresh: f64,
+    /// What the answering of evaluation questions adds: cached keys and values.
+    pub evaluation: f64,
+}
+
+impl Estimate {
+    /// The peak: steps, refreshes and evaluations follow each other.
+    pub fn peak(&self) -> f64 {
+        self.loaded + self.training + self.activations.max(self.refresh).max(self.evaluation)
+    }
+
+    /// Refuses a run that surely does not fit into `available` bytes beside what is loaded, naming what to change.
+    pub fn check(&self, available: f64, config: &TrainConfig) -> Result<()> {
+        let wanted = self.peak() - self.loaded;
+        if wanted <= CERTAIN * available {
+            return Ok(());
+        }
+        let bytes = |value: f64| units::bytes(value as u64);
+        let mut flags = vec![
+            format!("`--batch-tokens` below {}", config.batch_tokens),
+            format!("`--top-k` below {}", config.top_k),
+        ];
+        if !config.gradient_checkpointing {
+            flags.push("`--gradient-checkpointing`".into());
+        }
+        if config.lora_rank.is_none() {
+            flags.push("`--lora-rank 16`".into());
+        }
+        Err(Error::new(format!(
+            "training would take about {} more than the {} that are loaded, and {} are free: {} for gradients and moments, {} for \
+             activations, {} for a refresh, {} for evaluation",
+            bytes(wanted),
+            bytes(self.loaded),
+            bytes(available),
+            bytes(self.training),
+            bytes(self.activations),
+            bytes(self.refresh),
+            bytes(self.evaluation)
+        ))
+        .hint(format!("try {}", flags.join(", "))))
+    }
+}
+
+/// Mean and standard deviation.
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    mean: f64,
+    deviation: f64,
+}
+
+impl Lengths {
+    fn of(lengths: impl Iterator<Item = usize>) -> Self {
+        let lengths: Vec<f64> = lengths.map(|length| length as f64).collect();
+        let count = lengths.len().max(1) as f64;
+        let mean = lengths.iter().sum::<f64>() / count;
+        let variance = lengths.iter().map(|length| (length - mean) * (length - mean)).sum::<f64>() / count;
+        Self { mean, deviation: variance.sqrt() }
+    }
+
+    /// Tokens of `count` texts together in the larger batches: a standard deviation above the mean.
+    fn of_batch(&self, count: usize) -> f64 {
+        let count = count as f64;
+        count * self.mean + self.deviation * count.sqrt()
+    }
+}
+
+/// Estimates a run whose models are loaded.
+pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Result<Estimate> {
+    let pipeline = &session.pipeline;
+    let (encoder, generator) = (&pipeline.encoder, &pipeline.generator);
+    let sample = sample(session, config)?;
+    let dim = 4.0 * encoder.dim() as f64;
+    // The f32 values of matrices that are kept in fewer bits were freed as large blocks, which serve again.
+    let freed: usize = generator.params().quantised().map(|(_, it)| 4 * it.dims().0 * it.dims().1 - it.bytes()).sum();
+    let mut estimate = Estimate {
+        loaded: machine::resident_bytes().unwrap_or(0).saturating_sub(freed as u64) as f64,
+        evaluation: generator.decoding_bytes(EVALUATION_SEQUENCES, sample.prompt.mean, config.max_answer_tokens as f64),
+        ..Estimate::default()
+    };
+    for stage in stages {
+        let longest = session.max_prompt_tokens + config.max_answer_tokens + 1;
+        let questions = match stage.objective.per_question() {
+            true => batch::micro_batches(&vec![longest * config.top_k; config.batch_size], config.batch_tokens)
+                .iter()
+                .map(|run| run.len())
+                .max()
+                .unwrap_or(1),
+            false => config.batch_size,
+        };
+        let passages = if stage.objective.per_question() { questions * config.top_k } else { questions };
+        let chunk = |tokens: f64| tokens.min(config.batch_tokens as f64);
+        let (mut trained, mut activations) = (0usize, 0.0);
+        if stage.trains.encoder() {
+            trained += encoder.params().trainable().map(|(_, var)| var.elem_count()).sum::<usize>();
+            activations += encoder.activation_bytes(chunk(sample.question.of_batch(questions)));
+            if stage.trains.passages {
+                activations += encoder.activation_bytes(chunk(sample.passage.of_batch(passages)));
+                estimate.refresh = pipeline.corpus.len() as f64 * (2.0 * dim + GRAPH_BYTES)
+                    + encoder.inside_bytes(config.batch_tokens as f64);
+            }
+        }
+        if stage.objective.per_question() {
+            let prompts = if config.reader == Reader::Concat { questions } else { passages };
+            let tokens = sample.prompt.of_batch(prompts);
+            if stage.trains.generator {
+                trained += generator.params().trainable().map(|(_, var)| var.elem_count()).sum::<usize>();
+                activations += generator.activation_bytes(tokens, prompts as f64 * sample.answer);
+            } else {
+                activations += generator.inside_bytes(tokens, prompts as f64 * sample.answer);
+            }
+        }
+        estimate.training = estimate.training.max(16.0 * trained as f64);
+        estimate.activations = estimate.activations.max(activations);
+    }
+    Ok(estimate)
+}
+
+/// Lengths in tokens: the encoder's of questions and passages, the generator's of prompts with their answers.
+struct Sample {
+    question: Lengths,
+    passage: Lengths,
+    prompt: Lengths,
+    /// Mean length of an answer.
+    answer: f64,
+}
+
+fn sample(session: &Session, config: &TrainConfig) -> Result<Sample> {
+    let pipeline = &session.pipeline;
+    let all = &session.questions.questions;
+    let count = SAMPLE.min(all.len());
+    let questions: Vec<_> = batch::rows(all.len(), count, config.seed, 0).into_iter().map(|row| &all[row]).collect();
+    let corpus = pipeline.corpus.len();
+    let ordinals: Vec<u32> = (0..SAMPLE.min(corpus)).map(|i| (i * corpus / SAMPLE.min(corpus)) as u32).collect();
+    let passages = pipeline.corpus.get(&ordinals)?;
+    let tokens = |texts: &[&str], role: Role| -> Result<Lengths> {
+        Ok(Lengths::of(pipeline.encoder.tokenize(texts, role)?.ids.iter().map(Vec::len)))
+    };
+    let texts: Vec<String> = passages.iter().map(passage_text).collect();
+    let together = if config.reader == Reader::Concat { config.top_k } else { 1 };
+    let (mut prompts, mut answers) = (Vec::with_capacity(count), 0);
+    for (i, question) in questions.iter().enumerate() {
+        let read: Vec<_> = (0..together).map(|k| &passages[(i * together + k) % passages.len()]).collect();
+        let text = pipeline.generator.text();
+        let prompt = pipeline.prompt.ids(text, &read, &question.question, session.max_prompt_tokens)?;
+        let answer = question.answers.first().map_or("", String::as_str);
+        let answer = pipeline.prompt.answer_ids(text, answer, config.max_answer_tokens)?;
+        prompts.push(prompt.ids.len() + answer.ids.len());
+        answers += answer.ids.len();
+    }
+    let asked: Vec<&str> = questions.iter().map(|question| question.question.as_str()).collect();
+    Ok(Sample {
+        question: tokens(&asked, Role::Question)?,
+        passage: tokens(&texts.iter().map(String::as_str).collect::<Vec<_>>(), Role::Passage)?,
+        prompt: Lengths::of(prompts.into_iter()),
+        answer: answers as f64 / count.max(1) as f64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_takes_the_largest_of_what_follows_each_other() {
+        let estimate = Estimate { loaded: 10.0, training: 5.0, activations: 7.0, refresh: 20.0, evaluation: 1.0 };
+        assert_eq!(estimate.peak(), 35.0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_flags_to_change() {
+        let config = crate::config::TrainConfig::resolve(&crate::cli::TrainArgs {
+            strategy: Some("joint".into()),
+            index: Some("index".into()),
+            questions: Some("train.jsonl".into()),
+            eval_questions: Some("dev.jsonl".into()),
+            generator: Some("generator".into()),
+            out: Some("run".into()),
+            ..Default::default()
+        })
+        .unwrap();
+        let estimate = Estimate { loaded: 1e9, training: 2e9, activations: 6e9, ..Estimate::default() };
+        estimate.check(6.5e9, &config).unwrap();
+        let error = estimate.check(6e9, &config).unwrap_err();
+        assert!(error.to_string().contains("activations"), "{error}");
+        let hint = error.find_hint().unwrap();
+        for flag in ["--batch-tokens", "--top-k", "--gradient-checkpointing", "--lora-rank"] {
+            assert!(hint.contains(flag), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_large_batch_is_longer_than_its_mean() {
+        let lengths = Lengths::of([10, 30].into_iter());
+        assert_eq!((lengths.mean, lengths.deviation), (20.0, 10.0));
+        assert_eq!(lengths.of_batch(4), 100.0);
+    }
+}
