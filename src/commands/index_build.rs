@@ -34,6 +34,9 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
         for done in corpus.mend(&lock, &graph, &mut |_stage| {})? {
             eprintln!("mended: {done}");
         }
+        // Opened anew, as mending left it: a build that was killed right after its commit had no sidecar before.
+        let corpus = Corpus::open(&args.out)?;
+        let generation = corpus.generation(generation.number())?;
         eprintln!(
             "`{}` already holds these {} passages as embedded by `{}` (generation {}); nothing to embed",
             args.out.display(),
