@@ -104,7 +104,8 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
     let sample = sample(session, config)?;
     let dim = 4.0 * encoder.dim() as f64;
     // The f32 values of matrices that are kept in fewer bits were freed as large blocks, which serve again.
-    let freed: usize = generator.params().quantised().map(|(_, it)| 4 * it.dims().0 * it.dims().1 - it.bytes()).sum();
+    let freed: usize =
+        generator.params().quantised().map(|(_, it)| (4 * it.dims().0 * it.dims().1).saturating_sub(it.bytes())).sum();
     let mut estimate = Estimate {
         loaded: machine::resident_bytes().unwrap_or(0).saturating_sub(freed as u64) as f64,
         evaluation: generator.decoding_bytes(EVALUATION_SEQUENCES, sample.prompt.mean, config.max_answer_tokens as f64),
@@ -174,18 +175,22 @@ fn sample(session: &Session, config: &TrainConfig) -> Result<Sample> {
     for (i, question) in questions.iter().enumerate() {
         let read: Vec<_> = (0..together).map(|k| &passages[(i * together + k) % passages.len()]).collect();
         let text = pipeline.generator.text();
-        let prompt = pipeline.prompt.ids(text, &read, &question.question, session.max_prompt_tokens)?;
-        let answer = question.answers.first().map_or("", String::as_str);
-        let answer = pipeline.prompt.answer_ids(text, answer, config.max_answer_tokens)?;
-        prompts.push(prompt.ids.len() + answer.ids.len());
-        answers += answer.ids.len();
+        // A question that cannot be read or answered is refused by the step that needs it to be; ranking does not.
+        let Ok(prompt) = pipeline.prompt.ids(text, &read, &question.question, session.max_prompt_tokens) else {
+            continue;
+        };
+        let answer = question.answers.first();
+        let answer = answer.and_then(|answer| pipeline.prompt.answer_ids(text, answer, config.max_answer_tokens).ok());
+        let answer = answer.map_or(0, |answer| answer.ids.len());
+        prompts.push(prompt.ids.len() + answer);
+        answers += answer;
     }
     let asked: Vec<&str> = questions.iter().map(|question| question.question.as_str()).collect();
     Ok(Sample {
         question: tokens(&asked, Role::Question)?,
         passage: tokens(&texts.iter().map(String::as_str).collect::<Vec<_>>(), Role::Passage)?,
+        answer: answers as f64 / prompts.len().max(1) as f64,
         prompt: Lengths::of(prompts.into_iter()),
-        answer: answers as f64 / count.max(1) as f64,
     })
 }
 

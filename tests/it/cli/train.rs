@@ -123,3 +123,38 @@ fn memory_is_estimated_before_training() {
         assert!((0.75..1.25).contains(&(expected / peak)), "{name}: expected {expected}, used {peak}");
     }
 }
+
+/// Ranking needs no answers, and so does everything that is done before it.
+#[test]
+fn an_embedder_trains_on_questions_without_answers() {
+    let folder = folder();
+    let questions = folder.path().join("unanswered.jsonl");
+    let lines: Vec<String> = lines(&fixture("tiny/train.jsonl"))
+        .into_iter()
+        .map(|mut line| {
+            line["answers"] = serde_json::json!([]);
+            line.to_string()
+        })
+        .collect();
+    std::fs::write(&questions, lines.join("\n") + "\n").unwrap();
+    ragtune(&[
+        "train",
+        "--strategy",
+        "embedder",
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--top-k",
+        "2",
+        "--eval-limit",
+        "1",
+    ])
+    .with("--index", base_index())
+    .with("--questions", &questions)
+    .with("--eval-questions", fixture("tiny/dev.jsonl"))
+    .with("--generator", fixture("models/qa-llama"))
+    .with("--out", folder.path().join("run"))
+    .run()
+    .done();
+}
