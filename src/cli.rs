@@ -321,13 +321,23 @@ pub struct EvalArgs {
     /// A PEFT adapter for the generator, likewise.
     #[arg(long)]
     pub adapter: Option<PathBuf>,
+    /// A selector, as a model or adapter folder or by its name on the hub: it chooses the passages that are read from what
+    /// was retrieved [default: the run's, if it trained one].
+    #[arg(long)]
+    pub selector: Option<PathBuf>,
+    /// The model that an adapter given as `--selector` belongs on [default: the one its adapter_config.json names].
+    #[arg(long, requires = "selector")]
+    pub selector_base: Option<PathBuf>,
+    /// Passages the selector chooses from [default: 20].
+    #[arg(long)]
+    pub candidates: Option<usize>,
     /// Questions: JSONL, BEIR folder or SQuAD JSON.
     #[arg(long)]
     pub questions: PathBuf,
     /// Passages read for an answer; 0 answers without any [default: the run's, or 5].
     #[arg(long)]
     pub top_k: Option<usize>,
-    /// `mixture` or `concat` [default: the run's, or mixture].
+    /// `mixture` or `concat` [default: the run's, or mixture; concat with a selector].
     #[arg(long)]
     pub reader: Option<String>,
     /// Temperature of the prior over passages [default: the run's, or 0.05].

@@ -20,6 +20,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::identity::{encoder_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
+use crate::pipeline::selector::{CANDIDATES, Kind, Selector};
 use crate::report::record::EvaluationSummary;
 use crate::report::write_lines;
 use crate::strategies::Reader;
@@ -32,6 +33,8 @@ struct Evaluated {
     encoder: PathBuf,
     generator: PathBuf,
     adapter: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    selector: Option<PathBuf>,
     /// Models of the hub, by part.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     hub: BTreeMap<String, Origin>,
@@ -53,6 +56,9 @@ struct Parts {
     encoder: Option<PathBuf>,
     generator: PathBuf,
     adapter: Option<PathBuf>,
+    selector: Option<PathBuf>,
+    selector_base: Option<PathBuf>,
+    candidates: usize,
     top_k: usize,
     reader: Reader,
     temperature: f64,
@@ -66,6 +72,14 @@ struct Parts {
 pub fn run(args: &EvalArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let parts = parts(args)?;
+    if parts.selector.is_some() && parts.top_k == 0 {
+        return Err(Error::new("`--top-k 0` reads no passage, so there is nothing for a selector to choose")
+            .hint("set `--top-k` to the number of passages to choose, or leave `--selector` out"));
+    }
+    if parts.selector.is_none() && args.candidates.is_some() {
+        return Err(Error::new("`--candidates` is what a selector chooses from, but there is no selector")
+            .hint("name one with `--selector`, or leave `--candidates` out"));
+    }
     if parts.max_answer_tokens == 0 {
         return Err(Error::new("`--max-answer-tokens 0` leaves no room for an answer; expected at least 1")
             .hint("leave it out for the run's own, or 32"));
@@ -106,13 +120,27 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     if let Some(adapter) = &parts.adapter {
         generator.load_adapter(&found("adapter", adapter)?)?;
     }
+    let selector = match &parts.selector {
+        Some(typed) => {
+            let folder = found("selector", typed)?;
+            let base = match (&parts.selector_base, Selector::kind(&folder)?) {
+                (Some(base), _) => Some(base.clone()),
+                (None, Kind::Adapter(base)) => base.map(PathBuf::from),
+                (None, Kind::Whole) => None,
+            };
+            let base = base.map(|base| found("selector-base", &base)).transpose()?;
+            let format = generator_format(&parts.generator_dtype)?;
+            Some(Selector::load(&folder, base.as_deref(), parts.candidates, format, &device)?)
+        }
+        None => None,
+    };
     let template = PromptTemplate::of_generator(&generator_folder)?;
     let limit = parts.max_prompt_tokens.unwrap_or(template.max_prompt_tokens);
     let max_prompt_tokens = prompt_limit(&generator, limit, parts.max_answer_tokens)?;
     let prompt = Prompt::new(template, generator.special().bos, generator.special().eos.first().copied())?;
     let search = if parts.exact { Search::Exact } else { Search::Graph { ef: parts.ef } };
     announce_graph(&generation, search);
-    let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search };
+    let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, selector };
     drop(load);
     drop(setup);
 
@@ -152,6 +180,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         encoder: encoder_name,
         generator: parts.generator,
         adapter: parts.adapter,
+        selector: parts.selector,
         hub,
         questions: args.questions.clone(),
         questions_hash: questions.hash,
@@ -178,13 +207,17 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         let trained = |name: &str| Some(run.join(name)).filter(|folder: &PathBuf| folder.is_dir());
         let base_encoder =
             record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
+        let selector = args.selector.clone().or_else(|| trained("selector"));
         return Ok(Parts {
+            reader: reader.unwrap_or(if selector.is_some() { Reader::Concat } else { config.reader }),
+            selector,
+            selector_base: args.selector_base.clone(),
+            candidates: args.candidates.unwrap_or(CANDIDATES),
             encoder: trained("encoder").or(base_encoder),
             generator: trained("generator").unwrap_or_else(|| config.pinned("generator", &config.generator)),
             adapter: trained("adapter"),
             index: config.index,
             top_k: args.top_k.unwrap_or(config.top_k),
-            reader: reader.unwrap_or(config.reader),
             temperature: args.temperature.unwrap_or(config.temperature),
             ef: args.ef.unwrap_or(config.ef),
             exact: args.exact || config.exact,
@@ -204,7 +237,10 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         encoder: args.encoder.clone(),
         adapter: args.adapter.clone(),
         top_k: args.top_k.unwrap_or(5),
-        reader: reader.unwrap_or_default(),
+        reader: reader.unwrap_or(if args.selector.is_some() { Reader::Concat } else { Reader::default() }),
+        selector: args.selector.clone(),
+        selector_base: args.selector_base.clone(),
+        candidates: args.candidates.unwrap_or(CANDIDATES),
         temperature: args.temperature.unwrap_or(0.05),
         ef: args.ef.unwrap_or(64),
         exact: args.exact,
@@ -221,7 +257,7 @@ fn describe(evaluated: &Evaluated) -> String {
         let cells: Vec<String> = recall.iter().map(|(k, value)| format!("@{k} {:.1}", 100.0 * value)).collect();
         format!("{name:<14}{}", if cells.is_empty() { "none".to_owned() } else { cells.join("  ") })
     };
-    [
+    let mut lines = vec![
         format!("questions     {} of {}", summary.n, display(&evaluated.questions)),
         format!("exact match   {}", percent(summary.em)),
         format!("token F1      {}", percent(summary.f1)),
@@ -239,8 +275,21 @@ fn describe(evaluated: &Evaluated) -> String {
             units::share(evaluated.truncated_questions)
         ),
         format!("time          {}", units::seconds(evaluated.ledger.wall_seconds)),
-    ]
-    .join("\n")
+    ];
+    if let Some(selection) = &summary.selection {
+        lines.push(row("selected", &selection.recall));
+        lines.push(row("  of retrieved", &selection.retriever_recall));
+        lines.push(row("  by answer", &selection.answer_recall));
+        lines.push(row("  of retrieved", &selection.retriever_answer_recall));
+        lines.push(format!(
+            "selection MRR {}, of retrieved {}; from {} candidates, {} of prompts shortened",
+            percent(selection.mrr),
+            percent(selection.retriever_mrr),
+            selection.candidates,
+            units::share(selection.truncated_prompts)
+        ));
+    }
+    lines.join("\n")
 }
 
 fn display(path: &Path) -> String {

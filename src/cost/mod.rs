@@ -65,6 +65,8 @@ pub enum Phase {
     Write,
     /// Searching the index.
     Retrieve,
+    /// The selector's forward pass: lists of passages drawn, chosen or scored.
+    Select,
     /// Scoring answers under passages with the generator's forward pass.
     Score,
     /// Decoding answers.
@@ -81,12 +83,13 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of the cost table.
-    pub const ALL: [Phase; 11] = [
+    pub const ALL: [Phase; 12] = [
         Phase::Load,
         Phase::Embed,
         Phase::Graph,
         Phase::Write,
         Phase::Retrieve,
+        Phase::Select,
         Phase::Score,
         Phase::Generate,
         Phase::Backward,
@@ -103,6 +106,7 @@ impl Phase {
             Phase::Graph => "graph",
             Phase::Write => "write",
             Phase::Retrieve => "retrieve",
+            Phase::Select => "select",
             Phase::Score => "score",
             Phase::Generate => "generate",
             Phase::Backward => "backward",

@@ -8,8 +8,11 @@ use crate::error::{Error, Result};
 use crate::models::{Grad, Role};
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::{AnswerSettings, Context, answer};
+use crate::pipeline::selector::{Selector, SelectorInput};
 use crate::report::record::EvaluationSummary;
 use crate::report::scores::{QuestionScore, RetrievedPassage};
+use crate::report::selection::SelectionScore;
+use crate::strategies::Reader;
 
 /// The depths recall is reported at.
 pub const RECALL_AT: [u32; 4] = [1, 5, 10, 20];
@@ -57,7 +60,8 @@ impl Searcher {
     }
 }
 
-/// Evaluates a pipeline. `progress` hears the number of questions done. Charges embed, retrieve, generate and evaluate.
+/// Evaluates a pipeline. `progress` hears the number of questions done. Charges embed, retrieve, with a selector select,
+/// generate and evaluate.
 pub fn evaluate(
     pipeline: &Pipeline,
     questions: &[Question],
@@ -70,10 +74,19 @@ pub fn evaluate(
     let limit = if settings.limit == 0 { questions.len() } else { settings.limit.min(questions.len()) };
     let questions = questions.get(..limit).unwrap_or_default();
     let deepest = RECALL_AT.iter().copied().max().unwrap_or(1) as usize;
-    let depth = deepest.max(settings.top_k).min(pipeline.generation.len());
+    let selector = pipeline.selector.as_ref().filter(|_| settings.top_k > 0);
+    if selector.is_some() && settings.answer.reader != Reader::Concat {
+        return Err(Error::new(format!(
+            "the reader `{}` weighs passages by their retrieval scores, which say nothing about a selection",
+            settings.answer.reader.name()
+        ))
+        .hint("evaluate a selector with `--reader concat`"));
+    }
+    let given = selector.map_or(0, Selector::candidates);
+    let depth = deepest.max(settings.top_k).max(given).min(pipeline.generation.len());
     let width = settings.top_k.max(1);
     let mut scores = Vec::with_capacity(questions.len());
-    let (mut prompts, mut truncated) = (0, 0);
+    let (mut prompts, mut truncated, mut shortened) = (0, 0, 0u64);
     for batch in questions.chunks((settings.sequences / width).max(1)) {
         let hits = retrieve(pipeline, batch, depth, searcher, ledger)?;
         let mut read = Vec::with_capacity(batch.len());
@@ -84,14 +97,22 @@ pub fn evaluate(
                 read.push(pipeline.corpus.get(&ordinals)?);
             }
         }
+        let chosen = match selector {
+            Some(selector) => {
+                let (chosen, cut) = select(selector, batch, &read, settings.top_k, ledger)?;
+                shortened += cut;
+                chosen
+            }
+            None => read.iter().map(|passages| (0..passages.len().min(settings.top_k) as u32).collect()).collect(),
+        };
         let contexts: Vec<Context<'_>> = batch
             .iter()
             .zip(&hits)
-            .zip(&read)
-            .map(|((question, hits), passages)| Context {
+            .zip(read.iter().zip(&chosen))
+            .map(|((question, hits), (passages, chosen))| Context {
                 question: &question.question,
-                passages: passages.iter().take(settings.top_k).collect(),
-                scores: hits.iter().take(settings.top_k).map(|hit| hit.score).collect(),
+                passages: chosen.iter().filter_map(|place| passages.get(*place as usize)).collect(),
+                scores: chosen.iter().filter_map(|place| hits.get(*place as usize)).map(|hit| hit.score).collect(),
             })
             .collect();
         let answers = {
@@ -101,17 +122,45 @@ pub fn evaluate(
         prompts += answers.prompts;
         truncated += answers.truncated;
         let _span = ledger.span(Phase::Evaluate);
-        for (((question, hits), passages), prediction) in batch.iter().zip(&hits).zip(&read).zip(answers.texts) {
-            scores.push(QuestionScore::of(question, Some(&prediction), &retrieved(hits, passages)?, &RECALL_AT));
+        let found = hits.iter().zip(&read).zip(&chosen);
+        for ((question, ((hits, passages), chosen)), prediction) in batch.iter().zip(found).zip(answers.texts) {
+            let retrieved = retrieved(hits, passages)?;
+            let mut score = QuestionScore::of(question, Some(&prediction), &retrieved, &RECALL_AT);
+            score.selection = selector.map(|_| SelectionScore::of(question, &retrieved, chosen));
+            scores.push(score);
         }
         progress(scores.len() as u64);
     }
-    let summary = EvaluationSummary {
+    let mut summary = EvaluationSummary {
         generation: pipeline.generation.number(),
         reader_mode: settings.answer.reader.name().to_owned(),
         ..EvaluationSummary::of(name, &scores)
     };
+    if let Some(selection) = &mut summary.selection {
+        selection.candidates = given.min(pipeline.generation.len()) as u32;
+        selection.truncated_prompts = shortened as f64 / scores.len().max(1) as f64;
+    }
     Ok(Evaluation { summary, scores, prompts, truncated })
+}
+
+/// What the selector chooses for each question, as places among the retrieved passages, and how many of its prompts had a
+/// passage shortened.
+fn select(
+    selector: &Selector,
+    questions: &[Question],
+    read: &[Vec<Passage>],
+    choose: usize,
+    ledger: &Ledger,
+) -> Result<(Vec<Vec<u32>>, u64)> {
+    let span = ledger.span(Phase::Select);
+    let mut inputs = Vec::with_capacity(questions.len());
+    for (question, passages) in questions.iter().zip(read) {
+        let candidates: Vec<&Passage> = passages.iter().take(selector.candidates()).collect();
+        inputs.push(selector.input(&question.question, &candidates, choose)?);
+    }
+    let shortened = inputs.iter().filter(|input| input.truncated).count() as u64;
+    let inputs: Vec<&SelectorInput> = inputs.iter().collect();
+    Ok((selector.select(&inputs, choose, &span)?, shortened))
 }
 
 fn retrieve(

@@ -44,11 +44,23 @@ impl Generator {
     ///
     /// An empty prompt, one beyond [`Generator::max_positions`] and an id outside the vocabulary are errors.
     pub fn start(&self, prompts: &[Vec<u32>]) -> Result<Decoding> {
+        self.start_with(prompts, self.head(Grad::Off)?)
+    }
+
+    /// [`Generator::start`] where one of `tokens` follows, whatever else the vocabulary holds: U of them take the place of V
+    /// in what [`Decoding::log_probs`] gives, in their order.
+    pub fn start_among(&self, prompts: &[Vec<u32>], tokens: &[u32]) -> Result<Decoding> {
+        generator::check_ids(tokens, self.config().vocabulary)?;
+        let tokens = Tensor::new(tokens, self.device())?;
+        self.start_with(prompts, self.head(Grad::Off)?.among(&tokens)?)
+    }
+
+    fn start_with(&self, prompts: &[Vec<u32>], head: Head) -> Result<Decoding> {
         if prompts.is_empty() {
             return Err(Error::new("there is no prompt to continue, expected at least one"));
         }
         self.check_sequences(prompts.iter().map(Vec::as_slice))?;
-        let (network, head) = (self.network(Grad::Off)?, self.head(Grad::Off)?);
+        let network = self.network(Grad::Off)?;
         let (cache, logits) = read(&network, &head, prompts, self.device())?;
         let lengths = prompts.iter().map(Vec::len).collect();
         Ok(Decoding { network, head, device: self.device().clone(), ids: prompts.to_vec(), lengths, cache, logits })

@@ -10,6 +10,7 @@
 //!
 //! Dimensions: N sequences, T answer tokens of the longest answer, V vocabulary, D hidden width, L layers.
 
+mod branches;
 mod config;
 mod decoder;
 mod families;
@@ -46,6 +47,7 @@ use super::weights::{self, Weights};
 use super::{Grad, folder};
 use crate::error::{Context, Error, Result};
 
+pub use branches::{Branch, Branched, Choice};
 pub use config::{Family, FeedForward, GeneratorConfig, LayerKind, NormKind, QueryKeyValue, Rotation, SUPPORTED};
 pub(in crate::models) use decoder::Decoder;
 pub(super) use head::Head;

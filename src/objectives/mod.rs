@@ -8,12 +8,14 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::pipeline::step::Step;
 
+mod dro;
 #[cfg(test)]
 mod golden_tests;
 mod mnrl;
 mod rag_token;
 mod sft_concat;
 
+pub use dro::{Dro, Likelihood, Mode, SelectorSft, Weighting, normalised, weighted_loss};
 pub use mnrl::{Mnrl, mnrl_loss};
 pub use rag_token::{RagToken, rag_token_loss};
 pub use sft_concat::{SftConcat, sft_loss};

@@ -9,9 +9,11 @@ pub mod answer;
 pub mod embed;
 pub mod identity;
 pub mod prompt;
+pub mod selector;
 pub mod step;
 
 use prompt::Prompt;
+use selector::Selector;
 
 /// Everything that answers a question.
 pub struct Pipeline {
@@ -27,4 +29,6 @@ pub struct Pipeline {
     pub prompt: Prompt,
     /// How the index is searched.
     pub search: Search,
+    /// Chooses what the generator reads from what was retrieved, where there is one.
+    pub selector: Option<Selector>,
 }

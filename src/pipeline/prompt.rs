@@ -87,9 +87,14 @@ impl PromptTemplate {
 
     /// Reads a template from a JSON file; keys that are absent are those of the default template of its kind.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_over(path, [Self::default(), Self::for_chat()])
+    }
+
+    /// [`PromptTemplate::read`] with other defaults: one for plain text and one for a conversation.
+    fn read_over(path: &Path, defaults: [Self; 2]) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).context(|| format!("the prompt file `{}` cannot be read", path.display()))?;
-        let template = understand(&text).map_err(|source| {
+        let template = understand(&text, defaults).map_err(|source| {
             Error::new(format!("the prompt file `{}` is not a prompt template", path.display())).because(source).hint(
                 "its keys are instruction, passage, question, answer_prefix, bos, eos, max_prompt_tokens; with chat: \
                  system, user, passage, answer_prefix, eos, max_prompt_tokens",
@@ -103,11 +108,18 @@ impl PromptTemplate {
 
     /// The template of a generator folder: its `prompt.json`, or the default for a folder with or without a chat template.
     pub fn of_generator(folder: &Path) -> Result<Self> {
-        let path = folder.join("prompt.json");
+        Self::of_folder(folder, &folder.join("prompt.json"), [Self::default(), Self::for_chat()])
+    }
+
+    /// The template in the file `path`, where there is one, or the default for a model folder without and with a chat
+    /// template.
+    pub(in crate::pipeline) fn of_folder(folder: &Path, path: &Path, defaults: [Self; 2]) -> Result<Self> {
         let mut template = match path.is_file() {
-            true => Self::read(&path)?,
-            false if ChatTemplate::of_folder(folder)?.is_some() => Self::for_chat(),
-            false => Self::default(),
+            true => Self::read_over(path, defaults)?,
+            false => {
+                let [plain, chat] = defaults;
+                if ChatTemplate::of_folder(folder)?.is_some() { chat } else { plain }
+            }
         };
         if template.chat {
             template.conversation = Some(ChatTemplate::of_folder(folder)?.ok_or_else(|| {
@@ -141,14 +153,13 @@ impl PromptTemplate {
     }
 }
 
-fn understand(text: &str) -> Result<PromptTemplate, serde_json::Error> {
+fn understand(text: &str, [plain, chat]: [PromptTemplate; 2]) -> Result<PromptTemplate, serde_json::Error> {
     let given: serde_json::Value = serde_json::from_str(text)?;
-    if given.get("chat") != Some(&true.into()) {
-        return serde_json::from_value(given);
-    }
-    let mut whole = serde_json::to_value(PromptTemplate::for_chat())?;
-    if let (Some(whole), serde_json::Value::Object(given)) = (whole.as_object_mut(), given) {
-        whole.extend(given);
+    let defaults = if given.get("chat") == Some(&true.into()) { chat } else { plain };
+    let mut whole = serde_json::to_value(defaults)?;
+    match (whole.as_object_mut(), given) {
+        (Some(whole), serde_json::Value::Object(given)) => whole.extend(given),
+        (_, given) => return serde_json::from_value(given),
     }
     serde_json::from_value(whole)
 }
@@ -195,6 +206,11 @@ impl Prompt {
         Ok(Self { template, bos, eos, chat })
     }
 
+    /// The token that ends what is learnt: that of the assistant's turn in a conversation, else the end of the sequence.
+    pub fn end(&self) -> Option<u32> {
+        self.chat.as_ref().and_then(Chat::end).or(self.eos)
+    }
+
     /// The tokens that end an answer: the end of the sequence, and in a conversation that of the assistant's turn.
     pub fn stop_ids(&self) -> Vec<u32> {
         let turn = self.chat.as_ref().and_then(Chat::end).filter(|end| Some(*end) != self.eos);
@@ -237,8 +253,7 @@ impl Prompt {
         }
         let truncated = ids.len() > limit;
         ids.truncate(limit);
-        let end = self.chat.as_ref().and_then(Chat::end).or(self.eos);
-        if let (true, Some(end)) = (self.template.eos && !truncated, end) {
+        if let (true, Some(end)) = (self.template.eos && !truncated, self.end()) {
             ids.push(end);
         }
         Ok(PromptIds { ids, truncated })
@@ -254,13 +269,22 @@ impl Prompt {
             // Text last: what it contains is never taken for a placeholder.
             context.push_str(&fill(&self.template.passage, &[("{title}", &passage.title), ("{text}", &body)]));
         }
+        self.with_context(&context, question)
+    }
+
+    /// Tokens of the prompt for a question over a context that is written already, however many.
+    pub(in crate::pipeline) fn around(&self, text: &Text, context: &str, question: &str) -> Result<Vec<u32>> {
+        self.encode(text, &self.with_context(context, question)?)
+    }
+
+    fn with_context(&self, context: &str, question: &str) -> Result<String> {
         let template = &self.template;
         let Some(chat) = &self.chat else {
             let question = fill(&template.question, &[("{question}", question)]);
             return Ok(format!("{}{context}{question}", template.instruction));
         };
         let user = template.user.as_deref().unwrap_or_default();
-        let user = fill(user, &[("{passages}", &context), ("{question}", question)]);
+        let user = fill(user, &[("{passages}", context), ("{question}", question)]);
         chat.prompt(template.system.as_deref().unwrap_or_default(), &user)
     }
 
@@ -275,7 +299,7 @@ impl Prompt {
 }
 
 /// Replaces placeholders in one pass, so that a value which looks like a placeholder stays as it is.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
+pub(in crate::pipeline) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut filled = String::with_capacity(template.len() + values.iter().map(|(_, value)| value.len()).sum::<usize>());
     let mut rest = template;
     while let Some((position, (name, value))) = values
@@ -291,7 +315,7 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
     filled
 }
 
-fn shorten(text: &str) -> String {
+pub(in crate::pipeline) fn shorten(text: &str) -> String {
     if text.chars().count() <= 80 { text.to_owned() } else { text.chars().take(77).chain("...".chars()).collect() }
 }
 

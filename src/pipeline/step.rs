@@ -4,6 +4,8 @@
 //! Retrieval is over the current generation, however stale; scores are recomputed from live vectors where the passage
 //! side trains (REALM, arXiv 2002.08909, section 3.3: the index only selects).
 
+mod selected;
+
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
@@ -55,6 +57,12 @@ pub struct Observed {
     pub encoder_flops: f64,
     /// The same for the generator.
     pub generator_flops: f64,
+    /// The same for the selector.
+    pub selector_flops: f64,
+    /// Prompts that the selector read.
+    pub selector_prompts: u64,
+    /// Those with a shortened passage.
+    pub truncated_selector_prompts: u64,
 }
 
 /// The quantities of one batch of questions.
@@ -67,6 +75,7 @@ pub struct Step<'a> {
     question_vectors: Option<Tensor>,
     hits: Option<Vec<Vec<Hit>>>,
     passages: BTreeMap<u32, Passage>,
+    selected: selected::Selected,
     /// What was seen on the way.
     pub observed: Observed,
 }
@@ -89,6 +98,7 @@ impl<'a> Step<'a> {
             question_vectors: None,
             hits: None,
             passages: BTreeMap::new(),
+            selected: selected::Selected::default(),
             observed: Observed::default(),
         }
     }

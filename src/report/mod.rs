@@ -9,6 +9,7 @@ pub mod files;
 pub mod html;
 pub mod record;
 pub mod scores;
+pub mod selection;
 pub mod settings;
 pub mod table;
 pub mod warnings;
@@ -22,5 +23,6 @@ pub use record::{
     Status,
 };
 pub use scores::{QuestionScore, RetrievedPassage};
+pub use selection::{SelectionScore, SelectionSummary};
 pub use table::{markdown, text};
 pub use warnings::Warning;

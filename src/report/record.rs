@@ -2,6 +2,7 @@
 
 use super::files::{self, RECORD_FILE};
 use super::scores::QuestionScore;
+use super::selection::SelectionSummary;
 use crate::cost::{LedgerRecord, Machine};
 use crate::error::{Context, Error, Result};
 use crate::eval::statistics::mean;
@@ -223,6 +224,9 @@ pub struct EvaluationSummary {
     pub reader_mode: String,
     /// File of the scores by question, relative to the run folder.
     pub scores_file: String,
+    /// What a selector chose of what was retrieved; none without a selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<SelectionSummary>,
 }
 
 impl RunRecord {
@@ -324,6 +328,7 @@ impl EvaluationSummary {
             answer_recall: by_k(|score| &score.answer_recall),
             mrr10: average(&|score| score.mrr10),
             ndcg10: average(&|score| score.ndcg10),
+            selection: SelectionSummary::of(scores),
             ..Self::default()
         }
     }

@@ -1,5 +1,6 @@
 //! The scores of one question: what every mean in a report can be computed again from.
 
+use super::selection::SelectionScore;
 use crate::data::Question;
 use crate::eval;
 use crate::eval::retrieval::first_with_answer;
@@ -45,6 +46,9 @@ pub struct QuestionScore {
     pub mrr10: Option<f32>,
     /// nDCG within 10.
     pub ndcg10: Option<f32>,
+    /// What a selector chose of what was retrieved; none without a selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<SelectionScore>,
 }
 
 impl QuestionScore {
@@ -68,10 +72,12 @@ impl QuestionScore {
             answer_recall: ks().filter_map(|k| Some((k, found(first?, k)))).collect(),
             mrr10: eval::reciprocal_rank(&ids, gold, 10),
             ndcg10: eval::ndcg(&ids, gold, 10),
+            selection: None,
         }
     }
 
-    /// Every score with its name in tables: `em`, `f1`, `recall@k`, `answer recall@k`, `mrr@10`, `ndcg@10`.
+    /// Every score with its name in tables: `em`, `f1`, `recall@k`, `answer recall@k`, `mrr@10`, `ndcg@10`, and with a
+    /// selector `selection recall@k`, `selection answer recall@k`, `selection mrr`.
     pub fn metrics(&self) -> Vec<(String, f64)> {
         let by_k = |name: &str, scores: &BTreeMap<u32, f32>| -> Vec<(String, Option<f32>)> {
             scores.iter().map(|(k, &score)| (format!("{name}@{k}"), Some(score))).collect()
@@ -80,6 +86,11 @@ impl QuestionScore {
         all.extend(by_k("recall", &self.recall));
         all.extend(by_k("answer recall", &self.answer_recall));
         all.extend([("mrr@10".to_owned(), self.mrr10), ("ndcg@10".to_owned(), self.ndcg10)]);
+        if let Some(selection) = &self.selection {
+            all.extend(by_k("selection recall", &selection.recall));
+            all.extend(by_k("selection answer recall", &selection.answer_recall));
+            all.push(("selection mrr".to_owned(), selection.mrr));
+        }
         all.into_iter().filter_map(|(name, score)| Some((name, f64::from(score?)))).collect()
     }
 }

@@ -104,7 +104,7 @@ impl Session {
         let special = generator.special();
         let prompt = Prompt::new(template, special.bos, special.eos.first().copied())?;
         let search = if config.exact { Search::Exact } else { Search::Graph { ef: config.ef } };
-        let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search };
+        let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, selector: None };
         let generator = located.name();
         Ok(Self {
             pipeline,

@@ -20,6 +20,11 @@ impl Head {
         Self { weight, soft_cap }
     }
 
+    /// The same layer with these tokens as its whole vocabulary: `tokens` (U) u32. Gradient to the weight.
+    pub fn among(&self, tokens: &Tensor) -> Result<Self> {
+        Ok(Self { weight: nn::embedding(&self.weight, tokens)?, soft_cap: self.soft_cap })
+    }
+
     /// Logits of states after the last norm: (M, D) to (M, V).
     pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
         let logits = nn::linear(states, &self.weight, None)?;

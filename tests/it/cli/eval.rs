@@ -108,3 +108,62 @@ fn exact_search_concat_and_text_output() {
         / graph["ledger"]["wall_seconds"].as_f64().unwrap();
     assert!(share < 0.2, "{share}: a run of a fraction of a second, so only gross leaks show");
 }
+
+/// A selector chooses what is read: a model folder nobody trained for it does so badly, but what it chooses is served, measured
+/// beside the retriever's own order, and charged.
+#[test]
+fn a_selector_is_served_and_measured() {
+    let folder = folder();
+    let scores = folder.path().join("scores.jsonl");
+    let top = |k: &str, words: &[&str]| {
+        ragtune(&["eval", "--limit", "6", "--top-k", k])
+            .with("--index", base_index())
+            .with("--generator", small_generator())
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .with("--scores", &scores)
+            .and(words)
+            .run()
+    };
+    let evaluate = |words: &[&str]| top("3", words);
+    let selector = fixture("models/qa-llama").display().to_string();
+    let evaluated = evaluate(&["--selector", &selector, "--candidates", "6", "--json"]).json();
+    let summary = &evaluated["summary"];
+    assert_eq!(summary["reader_mode"], "concat");
+    let selection = &summary["selection"];
+    assert_eq!(selection["candidates"], 6);
+    let questions = lines(&fixture("tiny/dev.jsonl"));
+    let lines = lines(&scores);
+    let (mut found, mut first) = (0, 0);
+    for (score, question) in lines.iter().zip(&questions) {
+        let ids = |value: &serde_json::Value| -> Vec<String> {
+            value.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+        };
+        let (selected, retrieved) = (ids(&score["selection"]["selected"]), ids(&score["retrieved"]));
+        assert_eq!(selected.len(), 3);
+        assert!(selected.iter().all(|id| retrieved[..6].contains(id)), "{selected:?} {retrieved:?}");
+        let gold = question["gold_passages"][0].as_str().unwrap();
+        found += usize::from(selected.iter().any(|id| id == gold));
+        first += usize::from(retrieved[..3].iter().any(|id| id == gold));
+    }
+    for (name, count) in [("recall", found), ("retriever_recall", first)] {
+        let expected = count as f64 / lines.len() as f64;
+        assert!((selection[name]["3"].as_f64().unwrap() - expected).abs() < 1e-6, "{name}: {selection}");
+    }
+    assert!(selection["recall"].get("5").is_none(), "three passages say nothing about a depth of five");
+    let entries = evaluated["ledger"]["entries"].as_array().unwrap();
+    let select = entries.iter().find(|entry| entry["phase"] == "select").expect("charged to a phase of its own");
+    assert!(select["tokens"].as_u64().unwrap() > 0 && select["flops"].as_f64().unwrap() > 0.0, "{select}");
+
+    // Without a selector nothing is said about one.
+    let plain = evaluate(&["--reader", "concat", "--json"]).json();
+    assert!(plain["summary"].get("selection").is_none());
+    assert_eq!(plain["summary"]["recall"], summary["recall"], "the retriever's own recall stays as it is");
+    let text = evaluate(&["--selector", &selector, "--candidates", "6"]).done().stdout;
+    assert!(text.contains("selected") && text.contains("from 6 candidates"), "{text}");
+
+    evaluate(&["--selector", &selector, "--reader", "mixture"]).refused(&["`mixture`", "--reader concat"]);
+    top("0", &["--selector", &selector]).refused(&["`--top-k 0`"]);
+    evaluate(&["--selector", &selector, "--candidates", "0"]).refused(&["`0` candidates"]);
+    evaluate(&["--candidates", "6"]).refused(&["`--candidates`", "`--selector`"]);
+    evaluate(&["--selector", &selector, "--selector-base", &selector]).refused(&["whole model"]);
+}

@@ -1,0 +1,291 @@
+//! DRO: selector and generator learn from lists of passages weighted by how likely they make the answer (Shi et al. 2025,
+//! arXiv 2505.03075, section 3).
+//!
+//! Marginal likelihood `log p(y|x) = log sum_z p(z|x) p(y|x,d_z)` over ordered lists z of K passages. E-step: m lists
+//! `z_i ~ p_T(z|x)` drawn by the selector, with importance weights of the posterior
+//! `w_i = p(y|x,d_zi) p(z_i|x) / p_T(z_i|x)`, normalised over the m lists (equation 19; at temperature 1 and top-p 1 the
+//! selector cancels). M-step: `L = -(1/B) sum_b sum_i w_i [ log p(z_i|x) + log p(y|x,d_zi) ]` with the weights constant; the
+//! first term trains the selector, the second the generator. Tokens are summed in both terms, questions averaged.
+//!
+//! What the paper leaves open or its code does otherwise is a setting ([`Weighting`], [`Mode`],
+//! [`Scoring`](crate::pipeline::selector::Scoring)). Deviation: equal lists are scored once and their weights added, which
+//! changes no number. Self-normalised weights are biased: towards less learning for small m, to none at m = 1.
+//!
+//! Trains: selector, generator. Labels: answers. The index never goes stale.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use super::Objective;
+use crate::error::{Error, Result};
+use crate::pipeline::selector::{Drawn, Scoring, Selection};
+use crate::pipeline::step::Step;
+
+/// How log p(y|x,d_z) enters a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Likelihood {
+    /// The sum over the answer's tokens: the probability model, and the paper's equations.
+    #[default]
+    Sum,
+    /// The mean over the answer's tokens: DRO's released code. Weights are flatter, the more so the longer the answer.
+    Mean,
+}
+
+impl Likelihood {
+    /// The name in settings and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Likelihood::Sum => "sum",
+            Likelihood::Mean => "mean",
+        }
+    }
+
+    /// The likelihood of that name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "sum" => Ok(Likelihood::Sum),
+            "mean" => Ok(Likelihood::Mean),
+            other => Err(Error::new(format!("unknown likelihood `{other}`; expected `sum` or `mean`"))
+                .hint("`sum` over the answer's tokens is the paper's equation, `mean` its released code")),
+        }
+    }
+}
+
+/// What an importance weight is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weighting {
+    /// How the answer's likelihood enters.
+    pub likelihood: Likelihood,
+    /// Whether weights are divided by the probability that the list was drawn with and multiplied by the selector's own
+    /// (1 at temperature 1 and top-p 1). Without it, lists drawn otherwise aim at `p_T(z|x) p(y|x,d_z)`, not at the posterior.
+    pub correction: bool,
+    /// Whether a list that was drawn several times counts once, as in DRO's released code. That changes the estimator:
+    /// likely lists lose the weight that their repetition gives them.
+    pub distinct: bool,
+    /// No weight above this many times the mean weight, before normalising (truncated importance sampling, Ionides 2008,
+    /// which suggests sqrt(m)); at least 1. The paper has none.
+    pub clip: Option<f64>,
+}
+
+impl Default for Weighting {
+    /// The posterior of the paper's equations.
+    fn default() -> Self {
+        Self { likelihood: Likelihood::Sum, correction: true, distinct: false, clip: None }
+    }
+}
+
+impl Weighting {
+    /// Refuses a clip that would make all weights equal.
+    pub fn check(&self) -> Result<()> {
+        match self.clip {
+            Some(clip) if !(clip >= 1.0 && clip.is_finite()) => {
+                Err(Error::new(format!("weights are clipped at `{clip}` times their mean, expected at least 1"))
+                    .hint("leave the clip out, or set it to the square root of the number of lists drawn"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Normalised weights of the different lists of one question, in their order: their sum is 1. Empty for no list.
+    ///
+    /// A likelihood or probability that is no number is an error.
+    pub fn weights(&self, lists: &[Drawn]) -> Result<Vec<f64>> {
+        self.check()?;
+        let mut logs = Vec::with_capacity(lists.len());
+        for drawn in lists {
+            let log = self.log_weight(drawn);
+            if !log.is_finite() {
+                return Err(Error::new(format!(
+                    "the list `{:?}` has the log-weight `{log}`, expected a number",
+                    drawn.list
+                ))
+                .hint("the selector or the generator has diverged: lower its learning rate"));
+            }
+            logs.push(log);
+        }
+        let counts: Vec<f64> =
+            lists.iter().map(|drawn| if self.distinct { 1.0 } else { f64::from(drawn.count) }).collect();
+        Ok(normalised(&logs, &counts, self.clip))
+    }
+
+    /// log w of one drawing of a list, up to a constant of the question.
+    fn log_weight(&self, drawn: &Drawn) -> f64 {
+        let likelihood = match self.likelihood {
+            Likelihood::Sum => drawn.log_likelihood,
+            Likelihood::Mean => drawn.log_likelihood / f64::from(drawn.answer_tokens.max(1)),
+        };
+        likelihood + if self.correction { drawn.log_prob - drawn.log_proposal } else { 0.0 }
+    }
+}
+
+/// `c_i min(e^l_i, clip · mean) / sum` with the mean over all drawings: weights of lists drawn c_i times.
+pub fn normalised(logs: &[f64], counts: &[f64], clip: Option<f64>) -> Vec<f64> {
+    let largest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut weights: Vec<f64> = logs.iter().map(|log| (log - largest).exp()).collect();
+    if let Some(clip) = clip {
+        let all: f64 = counts.iter().sum();
+        let mean = weights.iter().zip(counts).map(|(weight, count)| weight * count).sum::<f64>() / all;
+        weights.iter_mut().for_each(|weight| *weight = weight.min(clip * mean));
+    }
+    weights.iter_mut().zip(counts).for_each(|(weight, count)| *weight *= count);
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// The equation of either term alone: `-(1/B) sum_i w_i log p_i`.
+///
+/// `log_probs` (M) in nats, of all lists of B questions; `weights` as many, those of a question with the sum 1. Scalar.
+pub fn weighted_loss(log_probs: &Tensor, weights: &[f64], questions: usize) -> Result<Tensor> {
+    let weights: Vec<f32> = weights.iter().map(|weight| *weight as f32).collect();
+    let weights = Tensor::from_vec(weights, log_probs.dim(0)?, &Device::Cpu)?;
+    Ok(((log_probs * weights)?.sum_all()? * (-1.0 / questions as f64))?)
+}
+
+/// Which of the two terms are minimised: the paper's ablations freeze one of the models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Both.
+    #[default]
+    Joint,
+    /// The selector's; the generator is frozen.
+    Selector,
+    /// The generator's; the selector is frozen.
+    Generator,
+}
+
+impl Mode {
+    /// The name in settings and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Joint => "joint",
+            Mode::Selector => "selector",
+            Mode::Generator => "generator",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "joint" => Ok(Mode::Joint),
+            "selector" => Ok(Mode::Selector),
+            "generator" => Ok(Mode::Generator),
+            other => Err(Error::new(format!("unknown mode `{other}`; expected `joint`, `selector` or `generator`"))
+                .hint("name what trains: both models, the selector alone, or the generator alone")),
+        }
+    }
+}
+
+/// The M-step over the lists of a step ([`Step::expect`] or [`Step::give`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dro {
+    /// What a weight is made of.
+    pub weighting: Weighting,
+    /// Which terms there are.
+    pub mode: Mode,
+    /// What p(z|x) is in the selector's term.
+    pub scoring: Scoring,
+}
+
+impl Objective for Dro {
+    fn name(&self) -> &'static str {
+        "dro"
+    }
+
+    fn equation(&self) -> &'static str {
+        "-sum_i w_i [log p(z_i|x) + log p(y|x,d_zi)], w_i self-normalised over the lists drawn, tokens summed, mean over \
+         questions (arXiv 2505.03075, equation 19)"
+    }
+
+    fn per_question(&self) -> bool {
+        true
+    }
+
+    fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
+        let selections = step.selections()?;
+        let questions = selections.len();
+        let (mut named, mut weights) = (Vec::with_capacity(questions), Vec::new());
+        for selection in selections {
+            let all = self.weighting.weights(&selection.lists)?;
+            // A weight that f32 holds as 0 has no gradient: its list need not be read.
+            let kept: Vec<usize> = (0..all.len()).filter(|&place| all[place] as f32 > 0.0).collect();
+            weights.extend(kept.iter().map(|&place| all[place]));
+            named.push(kept);
+        }
+        let selector = match self.mode {
+            Mode::Joint | Mode::Selector => {
+                Some(weighted_loss(&step.selector_log_probs(&named, self.scoring)?, &weights, questions)?)
+            }
+            Mode::Generator => None,
+        };
+        let generator = match self.mode {
+            Mode::Joint | Mode::Generator => {
+                Some(weighted_loss(&step.selected_answer_log_probs(&named)?, &weights, questions)?)
+            }
+            Mode::Selector => None,
+        };
+        match (selector, generator) {
+            (Some(selector), Some(generator)) => Ok((selector + generator)?),
+            (Some(one), None) | (None, Some(one)) => Ok(one),
+            (None, None) => Err(Error::new("an M-step without any term")),
+        }
+    }
+}
+
+impl Dro {
+    /// What an E-step is worth telling, means over its questions: `effective_samples` (1 / sum w², at most the number of
+    /// different lists), `distinct_lists`, `weight_entropy` in nats, `answer_log_likelihood` of a drawn list in nats, and
+    /// `no_signal`, the share of questions whose lists all weigh the same.
+    pub fn measure(&self, selections: &[Selection]) -> Result<BTreeMap<String, f64>> {
+        let mut sums = BTreeMap::new();
+        let mut add = |name: &str, value: f64| *sums.entry(name.to_owned()).or_insert(0.0) += value;
+        for Selection { lists, .. } in selections {
+            let weights = self.weighting.weights(lists)?;
+            let drawn: f64 = lists.iter().map(|drawn| f64::from(drawn.count)).sum();
+            add("effective_samples", 1.0 / weights.iter().map(|weight| weight * weight).sum::<f64>());
+            add("distinct_lists", lists.len() as f64);
+            add("weight_entropy", weights.iter().filter(|w| **w > 0.0).map(|weight| -weight * weight.ln()).sum());
+            let likelihoods = lists.iter().map(|drawn| f64::from(drawn.count) * drawn.log_likelihood);
+            add("answer_log_likelihood", likelihoods.sum::<f64>() / drawn);
+            let logs = lists.iter().map(|drawn| self.weighting.log_weight(drawn));
+            let (least, most) =
+                logs.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), log| (least.min(log), most.max(log)));
+            add("no_signal", f64::from(u8::from(most - least < 1e-6)));
+        }
+        sums.values_mut().for_each(|sum| *sum /= selections.len().max(1) as f64);
+        Ok(sums)
+    }
+}
+
+/// The warm-up: the selector learns to write given lists ([`Step::teach`]).
+///
+/// `L = -(1/B) sum_b log p(z_b|x_b)`, tokens summed: supervised fine-tuning on rankings, which DRO's released code does before
+/// it begins (there on RankZephyr's). Trains: selector. Labels: gold passages or answers, as the teacher wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SelectorSft {
+    /// What p(z|x) is.
+    pub scoring: Scoring,
+}
+
+impl Objective for SelectorSft {
+    fn name(&self) -> &'static str {
+        "selector-sft"
+    }
+
+    fn equation(&self) -> &'static str {
+        "-log p(z|x) of a given list of passages, tokens summed, mean over questions (arXiv 2505.03075, released code)"
+    }
+
+    fn per_question(&self) -> bool {
+        true
+    }
+
+    fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
+        let questions = step.selections()?.len();
+        let log_probs = step.selector_log_probs(&vec![vec![0]; questions], self.scoring)?;
+        weighted_loss(&log_probs, &vec![1.0; questions], questions)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! What a selector's objectives ask of a step: lists drawn or taught (no gradient, no loss), then their probabilities and
+//! those of the answers after them, with gradients.
+//!
+//! Dimensions: B questions, n candidates, K passages of a list, m lists drawn for a question, M lists of all questions that
+//! are asked for.
+
+use candle_core::Tensor;
+use ragtune_index::Passage;
+
+use super::{Step, scored};
+use crate::cost::{Phase, Span};
+use crate::data::Question;
+use crate::error::{Error, Result};
+use crate::models::Grad;
+use crate::models::generator::Scored;
+use crate::pipeline::selector::{
+    Drawn, Expectation, SampleKey, Scoring, Selection, Selector, SelectorInput, Teacher, Teaching, by_likelihood,
+    distinct, gold_first, inject,
+};
+
+/// The lists of a step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selected {
+    selections: Option<Vec<Selection>>,
+    /// What the selector reads, a question each; empty until it is needed.
+    inputs: Vec<SelectorInput>,
+}
+
+impl Step<'_> {
+    /// The E-step: retrieves n candidates for each question, draws m lists of K with the selector, and scores the answer
+    /// after each different one with the generator; nothing gets a gradient. Charges retrieval, `select` and `score`.
+    pub fn expect(&mut self, settings: &Expectation, key: SampleKey) -> Result<()> {
+        settings.check()?;
+        self.candidates(settings.candidates, settings.choose, settings.gold_injection)?;
+        let drawn = {
+            let span = self.ledger.span(Phase::Select);
+            let inputs: Vec<(&str, &SelectorInput)> =
+                self.questions.iter().map(|question| question.id.as_str()).zip(&self.selected.inputs).collect();
+            self.selector()?.sample(&inputs, settings.choose, settings.samples, settings.sampling, key, &span)?
+        };
+        let mut selections = self.selected.selections.take().unwrap_or_default();
+        for (selection, drawn) in selections.iter_mut().zip(drawn) {
+            selection.lists = distinct(drawn);
+        }
+        let span = self.ledger.span(Phase::Score);
+        let mut sequences = Vec::new();
+        for (question, selection) in self.questions.iter().zip(&selections) {
+            for drawn in &selection.lists {
+                sequences.push(self.selected_sequence(question, selection, &drawn.list)?);
+            }
+        }
+        let scores = self.likelihoods(&sequences, &span)?;
+        let lists = selections.iter_mut().flat_map(|selection| &mut selection.lists);
+        for ((drawn, score), sequence) in lists.zip(scores).zip(&sequences) {
+            drawn.log_likelihood = f64::from(score);
+            drawn.answer_tokens = sequence.answer_length() as u32;
+        }
+        self.selected.selections = Some(selections);
+        Ok(())
+    }
+
+    /// A warm-up's lists: one for each question, by the teacher. Charges retrieval and, where the generator teaches, `score`.
+    pub fn teach(&mut self, settings: &Teaching) -> Result<()> {
+        self.candidates(settings.candidates, settings.choose, settings.gold_injection)?;
+        let mut selections = self.selected.selections.take().unwrap_or_default();
+        for (question, selection) in self.questions.iter().zip(&mut selections) {
+            let list = match settings.teacher {
+                Teacher::GoldFirst => gold_first(&selection.candidates, &self.gold(question)?, settings.choose),
+                Teacher::Likelihood => {
+                    let span = self.ledger.span(Phase::Score);
+                    let alone: Result<Vec<Scored>> = (0..selection.candidates.len() as u32)
+                        .map(|candidate| self.selected_sequence(question, selection, &[candidate]))
+                        .collect();
+                    by_likelihood(&self.likelihoods(&alone?, &span)?, settings.choose)
+                }
+            };
+            selection.lists =
+                vec![Drawn { list, count: 1, log_prob: 0.0, log_proposal: 0.0, log_likelihood: 0.0, answer_tokens: 0 }];
+        }
+        self.selected.selections = Some(selections);
+        Ok(())
+    }
+
+    /// Takes the lists of an earlier E-step, one for each question of the step in its order.
+    pub fn give(&mut self, selections: Vec<Selection>, choose: usize) -> Result<()> {
+        let same = selections.len() == self.questions.len()
+            && selections.iter().zip(self.questions).all(|(selection, question)| selection.question == question.id);
+        if !same {
+            return Err(Error::new("the lists of an E-step belong to other questions than those of this step"));
+        }
+        self.take(selections, choose)
+    }
+
+    /// The lists that were drawn, taught or given, a selection a question.
+    pub fn selections(&self) -> Result<&[Selection]> {
+        self.selected.selections.as_deref().ok_or_else(|| {
+            Error::new(
+                "a loss over selected passages was asked for before any list was drawn: this is a defect of ragtune",
+            )
+        })
+    }
+
+    /// (M) log p(z|x) of the named lists of each question (places in [`Selection::lists`]), in their order, in nats. Gradient
+    /// to the selector. Charged to `select`.
+    pub fn selector_log_probs(&mut self, named: &[Vec<usize>], scoring: Scoring) -> Result<Tensor> {
+        let span = self.ledger.span(Phase::Select);
+        let selections = self.selections()?;
+        let lists: Vec<Vec<Vec<u32>>> = selections
+            .iter()
+            .zip(named)
+            .map(|(selection, named)| lists(selection, named).map(<[u32]>::to_vec).collect())
+            .collect();
+        let questions: Vec<(&SelectorInput, &[Vec<u32>])> = self
+            .selected
+            .inputs
+            .iter()
+            .zip(lists.iter().map(Vec::as_slice))
+            .filter(|(_, lists)| !lists.is_empty())
+            .collect();
+        let selector = self.selector()?;
+        let (tokens, flops) = selector.cost(&questions, scoring)?;
+        span.tokens(tokens);
+        span.flops(flops);
+        let log_probs = selector.log_probs(&questions, scoring, Grad::On)?;
+        self.observed.selector_flops += flops;
+        Ok(log_probs)
+    }
+
+    /// (M) log p(y|x, d_z) of the named lists of each question, tokens summed, in nats: all passages of a list in one prompt,
+    /// in its order. Gradient to the generator where it trains. Charged to `score`.
+    pub fn selected_answer_log_probs(&mut self, named: &[Vec<usize>]) -> Result<Tensor> {
+        let span = self.ledger.span(Phase::Score);
+        let mut sequences = Vec::new();
+        for ((question, selection), named) in self.questions.iter().zip(self.selections()?).zip(named) {
+            for list in lists(selection, named) {
+                sequences.push(self.selected_sequence(question, selection, list)?);
+            }
+        }
+        let (log_probs, _mask) = self.score(&sequences, &span)?;
+        Ok(log_probs.sum(1)?)
+    }
+
+    /// Retrieves the candidates of every question and writes the selector's prompts over them.
+    fn candidates(&mut self, candidates: usize, choose: usize, gold_injection: bool) -> Result<()> {
+        self.settings.top_k = candidates;
+        let hits = self.hits()?;
+        let mut selections = Vec::with_capacity(hits.len());
+        for (question, hits) in self.questions.iter().zip(&hits) {
+            let mut candidates: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
+            if gold_injection {
+                inject(&mut candidates, &self.gold(question)?);
+            }
+            selections.push(Selection { question: question.id.clone(), candidates, lists: Vec::new() });
+        }
+        self.take(selections, choose)
+    }
+
+    fn take(&mut self, selections: Vec<Selection>, choose: usize) -> Result<()> {
+        let mut missing: Vec<u32> = selections.iter().flat_map(|selection| &selection.candidates).copied().collect();
+        missing.retain(|ordinal| !self.passages.contains_key(ordinal));
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            let _span = self.ledger.span(Phase::Retrieve);
+            let read = self.pipeline.corpus.get(&missing)?;
+            self.passages.extend(missing.into_iter().zip(read));
+        }
+        let _span = self.ledger.span(Phase::Select);
+        let mut inputs = Vec::with_capacity(selections.len());
+        for (question, selection) in self.questions.iter().zip(&selections) {
+            let passages = self.read(&selection.candidates)?;
+            inputs.push(self.selector()?.input(&question.question, &passages, choose)?);
+        }
+        self.observed.selector_prompts += inputs.len() as u64;
+        self.observed.truncated_selector_prompts += inputs.iter().filter(|input| input.truncated).count() as u64;
+        (self.selected.selections, self.selected.inputs) = (Some(selections), inputs);
+        Ok(())
+    }
+
+    fn selector(&self) -> Result<&Selector> {
+        self.pipeline.selector.as_ref().ok_or_else(|| {
+            Error::new("the pipeline has no selector, but its strategy trains one")
+                .hint("name a language model for it, or take another strategy")
+        })
+    }
+
+    /// The passages of these ordinals, which have been read.
+    fn read(&self, ordinals: &[u32]) -> Result<Vec<&Passage>> {
+        let of = |ordinal: &u32| self.passages.get(ordinal).ok_or_else(|| Error::new("a candidate was not read"));
+        ordinals.iter().map(of).collect()
+    }
+
+    /// The question's answer after the passages of a list.
+    fn selected_sequence(&self, question: &Question, selection: &Selection, list: &[u32]) -> Result<Scored> {
+        let ordinals: Vec<u32> =
+            list.iter().filter_map(|place| selection.candidates.get(*place as usize)).copied().collect();
+        let prompt = self.prompt_ids(&self.read(&ordinals)?, &question.question)?;
+        Ok(scored(prompt, &self.answer_ids(question)?))
+    }
+
+    /// log p(y|..) of each sequence, tokens summed, without gradient.
+    fn likelihoods(&self, sequences: &[Scored], span: &Span) -> Result<Vec<f32>> {
+        let generator = &self.pipeline.generator;
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.ids.len()).collect();
+        span.tokens(lengths.iter().sum::<usize>() as u64);
+        span.flops(generator.forward_flops(&lengths, sequences.iter().map(Scored::answer_length).sum()));
+        let (log_probs, _mask) = generator.answer_log_probs(sequences, Grad::Off)?;
+        Ok(log_probs.sum(1)?.to_vec1::<f32>()?)
+    }
+
+    /// Ordinals of the question's gold passages.
+    fn gold(&self, question: &Question) -> Result<Vec<u32>> {
+        let mut ordinals = Vec::with_capacity(question.gold_passages.len());
+        for id in &question.gold_passages {
+            ordinals.extend(self.pipeline.corpus.ordinal(id)?);
+        }
+        Ok(ordinals)
+    }
+}
+
+/// The named lists of a selection.
+fn lists<'s>(selection: &'s Selection, named: &[usize]) -> impl Iterator<Item = &'s [u32]> {
+    named.iter().filter_map(|place| selection.lists.get(*place)).map(|drawn| drawn.list.as_slice())
+}
+
+#[cfg(test)]
+mod tests;
