@@ -40,6 +40,7 @@ pub(super) fn read(path: &Path) -> Result<Split> {
                 question: fields.text(QUESTION)?.trim().to_owned(),
                 answers: fields.texts(ANSWERS)?,
                 gold_passages,
+                ..Question::default()
             }),
             None => without += 1,
         }

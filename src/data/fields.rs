@@ -86,6 +86,29 @@ impl<'a> Fields<'a> {
         self.each(name, value, "a list of non-empty strings or whole numbers", identifier)
     }
 
+    /// Numbers by id, in the order of the ids; a missing field as none.
+    pub(super) fn scores(&self, names: &[&str]) -> Result<Vec<(String, f32)>> {
+        let Some((name, value)) = self.first(names) else { return Ok(Vec::new()) };
+        let expected = "an object of passage ids and numbers";
+        let Value::Object(scores) = value else { return Err(self.wrong(name, value, expected)) };
+        let mut found = Vec::with_capacity(scores.len());
+        for (id, score) in scores {
+            let number = score.as_f64().map(|score| score as f32).filter(|score| score.is_finite());
+            let number = number.ok_or_else(|| {
+                self.error(format!(
+                    "`{name}` of passage `{id}` is `{}`, expected a number",
+                    excerpt(&score.to_string())
+                ))
+            })?;
+            if id.trim().is_empty() {
+                return Err(self.error(format!("`{name}` scores a passage with an empty id, expected {expected}")));
+            }
+            found.push((id.clone(), number));
+        }
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(found)
+    }
+
     /// An error about this object.
     pub(super) fn error(&self, message: impl std::fmt::Display) -> Error {
         Error::new(format!("{}: {message}", self.place))
@@ -182,6 +205,24 @@ mod tests {
         let error = texts(r#"{"answers": ["x", " "]}"#).unwrap_err().to_string();
         assert!(error.starts_with("f:3: `answers` is an empty string (`\" \"`)"), "{error}");
         assert!(fields(r#"{"gold": [[1]]}"#).ids(&["gold"]).is_err());
+    }
+
+    #[test]
+    fn scores_are_numbers_by_id() {
+        let scores = |line: &str| fields(line).scores(&["teacher_scores"]);
+        assert_eq!(
+            scores(r#"{"teacher_scores": {"b": 2, "a": -0.5}}"#).unwrap(),
+            [("a".into(), -0.5), ("b".into(), 2.0)]
+        );
+        assert!(scores("{}").unwrap().is_empty());
+        let message = |line: &str| scores(line).unwrap_err().to_string();
+        assert_eq!(
+            message(r#"{"teacher_scores": {"a": "high"}}"#),
+            "f:3: `teacher_scores` of passage `a` is `\"high\"`, expected a number"
+        );
+        assert!(message(r#"{"teacher_scores": {"a": 1e300}}"#).contains("expected a number"));
+        assert!(message(r#"{"teacher_scores": {" ": 1}}"#).contains("empty id"));
+        assert!(message(r#"{"teacher_scores": [1]}"#).contains("is a list (`[1]`), expected an object"));
     }
 
     #[test]

@@ -14,9 +14,11 @@ pub(super) const ID: &[&str] = &["id", "_id"];
 pub(super) const QUESTION: &[&str] = &["question", "query", "text"];
 pub(super) const ANSWERS: &[&str] = &["answers", "golden_answers", "answer"];
 pub(super) const GOLD: &[&str] = &["gold_passages", "gold_passage", "gold_ids", "positive_ids"];
+const NEGATIVES: &[&str] = &["hard_negatives", "negative_ids"];
+const TEACHER: &[&str] = &["teacher_scores"];
 
 /// One question.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Question {
     /// Unique within its set.
     pub id: String,
@@ -26,6 +28,13 @@ pub struct Question {
     pub answers: Vec<String>,
     /// Ids of the passages that hold the answer; empty when not known.
     pub gold_passages: Vec<String>,
+    /// Ids of passages that look right and are wrong, hardest first; empty when not known. None of them is gold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hard_negatives: Vec<String>,
+    /// Scores that a teacher (a cross-encoder, say) gave to passages, by passage id, more is better, in any unit; empty when
+    /// not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub teacher_scores: Vec<(String, f32)>,
 }
 
 /// All questions of a file or of one split.
@@ -59,7 +68,8 @@ impl QuestionSet {
 
 /// Reads a question set, recognised by content:
 ///
-/// - JSON Lines `{id | _id, question | query | text, answers | golden_answers | answer, gold_passages | gold_ids | ..}`;
+/// - JSON Lines `{id | _id, question | query | text, answers | golden_answers | answer, gold_passages | gold_ids | ..}`, and
+///   where they are known `hard_negatives` (a list of passage ids) and `teacher_scores` (`{passage id: number}`);
 /// - a BEIR folder with one split, or `<folder>/qrels/<split>.tsv`;
 /// - SQuAD JSON, version 1 or 2 (gold passage: the question's paragraph; a question marked impossible has no answers).
 ///
@@ -90,26 +100,44 @@ pub fn read(path: &Path) -> Result<QuestionSet> {
     }
     note(set.without_answers(), "no answer: EM and F1 leave them out", &mut set);
     note(set.without_gold(), "no gold passage: recall, MRR and nDCG leave them out", &mut set);
+    let count = |has: fn(&Question) -> bool| set.questions.iter().filter(|question| has(question)).count();
+    let (negatives, scored) = (count(|q| !q.hard_negatives.is_empty()), count(|q| !q.teacher_scores.is_empty()));
+    note(negatives, "hard negatives", &mut set);
+    note(scored, "passages scored by a teacher", &mut set);
     Ok(set)
 }
 
-/// Checks that every gold passage is in the corpus.
+/// Checks that every gold passage, hard negative and passage with a teacher's score is in the corpus.
 ///
 /// # Errors
-/// Names the first question and gold id that are not, and how many are missing in all.
+/// Names the first question and id that are not, and how many of that kind are missing in all.
 pub fn validate_gold(set: &QuestionSet, exists: impl Fn(&str) -> bool) -> Result<()> {
-    let gold = set.questions.iter().flat_map(|question| question.gold_passages.iter().map(move |id| (question, id)));
+    validate(set, ("gold passage", "gold passages"), &exists, |question| question.gold_passages.iter().collect())?;
+    validate(set, ("hard negative", "hard negatives"), &exists, |question| question.hard_negatives.iter().collect())?;
+    validate(set, ("passage", "passages scored by a teacher"), &exists, |question| {
+        question.teacher_scores.iter().map(|(id, _)| id).collect()
+    })
+}
+
+fn validate(
+    set: &QuestionSet,
+    (one, many): (&str, &str),
+    exists: impl Fn(&str) -> bool,
+    ids: impl Fn(&Question) -> Vec<&String>,
+) -> Result<()> {
     let (mut first, mut missing, mut all) = (None, 0u64, 0u64);
-    for (question, id) in gold {
-        all += 1;
-        if !exists(id) {
-            missing += 1;
-            first.get_or_insert((question, id));
+    for question in &set.questions {
+        for id in ids(question) {
+            all += 1;
+            if !exists(id) {
+                missing += 1;
+                first.get_or_insert((question, id.clone()));
+            }
         }
     }
     let Some((question, id)) = first else { return Ok(()) };
     Err(Error::new(format!(
-        "gold passage `{id}` of question `{}` in `{}` is not in the corpus ({missing} of {all} gold passages are missing)",
+        "{one} `{id}` of question `{}` in `{}` is not in the corpus ({missing} of {all} {many} are missing)",
         question.id,
         set.path.display()
     ))
@@ -140,12 +168,20 @@ fn read_lines(path: &Path, set: &mut QuestionSet) -> Result<()> {
 
 /// One question out of one JSON object.
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Question> {
-    Ok(Question {
+    let question = Question {
         id: fields.id(ID)?,
         question: fields.text(QUESTION)?.trim().to_owned(),
         answers: fields.texts(ANSWERS)?,
         gold_passages: fields.ids(GOLD)?,
-    })
+        hard_negatives: fields.ids(NEGATIVES)?,
+        teacher_scores: fields.scores(TEACHER)?,
+    };
+    match question.hard_negatives.iter().find(|id| question.gold_passages.contains(id)) {
+        None => Ok(question),
+        Some(id) => Err(fields
+            .error(format!("passage `{id}` is both a gold passage and a hard negative"))
+            .hint("take it out of `hard_negatives`")),
+    }
 }
 
 fn read_squad(path: &Path, set: &mut QuestionSet) -> Result<()> {
@@ -164,6 +200,7 @@ fn read_squad(path: &Path, set: &mut QuestionSet) -> Result<()> {
             question: asked.question,
             answers,
             gold_passages: vec![asked.passage],
+            ..Question::default()
         });
     }
     if impossible > 0 {

@@ -35,6 +35,7 @@ fn json_lines_are_read_under_every_name() {
         question: question.to_owned(),
         answers: answers.iter().map(|&text| text.to_owned()).collect(),
         gold_passages: gold.iter().map(|&text| text.to_owned()).collect(),
+        ..Question::default()
     };
     let expected = [
         question("7", "who?", &["a", "b"], &["p", "9"]),
@@ -200,6 +201,40 @@ fn gold_that_is_not_in_the_corpus_is_named_and_counted() {
     assert!(message.starts_with("gold passage `b` of question `1` in `"), "{message}");
     assert!(message.ends_with("is not in the corpus (2 of 3 gold passages are missing)"), "{message}");
     assert!(error.find_hint().is_some());
+}
+
+#[test]
+fn hard_negatives_and_teacher_scores_are_read_and_looked_up() {
+    let set = read_text(concat!(
+        r#"{"id": "1", "question": "q", "gold_passages": "a", "hard_negatives": ["b", "c"], "teacher_scores": {"c": -1, "a": 2.5}}"#,
+        "\n",
+        r#"{"id": "2", "question": "q"}"#,
+        "\n"
+    ))
+    .unwrap();
+    assert_eq!(set.questions[0].hard_negatives, ["b", "c"]);
+    assert_eq!(set.questions[0].teacher_scores, [("a".to_owned(), 2.5), ("c".to_owned(), -1.0)]);
+    assert!(set.questions[1].hard_negatives.is_empty() && set.questions[1].teacher_scores.is_empty());
+    assert!(set.notes.contains(&"1 of 2 questions have hard negatives".to_owned()), "{:?}", set.notes);
+    let message = |known: &'static str| validate_gold(&set, |id| known.contains(id)).unwrap_err().to_string();
+    validate_gold(&set, |_| true).unwrap();
+    assert!(message("ac").starts_with("hard negative `b` of question `1`"));
+    assert!(message("ac").ends_with("(1 of 2 hard negatives are missing)"));
+    let only_teacher = QuestionSet {
+        questions: vec![Question { hard_negatives: Vec::new(), ..set.questions[0].clone() }],
+        ..set.clone()
+    };
+    let message = validate_gold(&only_teacher, |id| id == "a").unwrap_err().to_string();
+    assert!(message.ends_with("(1 of 2 passages scored by a teacher are missing)"), "{message}");
+    // Bad values are named with their line.
+    let line = |second: &str| {
+        let first = r#"{"id": "1", "question": "q"}"#;
+        read_text(&format!("{first}\n{second}\n")).unwrap_err().to_string()
+    };
+    let both = line(r#"{"id": "2", "question": "q", "gold_passages": ["a"], "hard_negatives": ["b", "a"]}"#);
+    assert!(both.ends_with(":2: passage `a` is both a gold passage and a hard negative"), "{both}");
+    let text = line(r#"{"id": "2", "question": "q", "teacher_scores": {"a": null}}"#);
+    assert!(text.contains(":2: `teacher_scores` of passage `a` is `null`, expected a number"), "{text}");
 }
 
 #[test]

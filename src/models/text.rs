@@ -30,6 +30,15 @@ const COMPANIONS: [&str; 7] = [
 /// The parts a token can play, as the files name them.
 const SPECIAL: [&str; 7] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 
+/// Token ids with their places in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// First byte, and the one after the last, that each stands for.
+    pub bytes: Vec<(usize, usize)>,
+}
+
 /// A tokenizer.
 #[derive(Clone, Debug)]
 pub struct Text {
@@ -98,6 +107,15 @@ impl Text {
             .encode_fast(text, special)
             .map_err(|source| Error::new(format!("cannot tokenize a text of {} bytes", text.len())).because(source))?;
         Ok((encoding.get_ids().to_vec(), !encoding.get_overflowing().is_empty()))
+    }
+
+    /// The ids of a text without special tokens, and for each the bytes of the text that it stands for.
+    pub fn locate(&self, text: &str) -> Result<Located> {
+        let encoding = self
+            .tokenizer
+            .encode(text, false)
+            .map_err(|source| Error::new(format!("cannot tokenize a text of {} bytes", text.len())).because(source))?;
+        Ok(Located { ids: encoding.get_ids().to_vec(), bytes: encoding.get_offsets().to_vec() })
     }
 
     /// The text of ids, without special tokens.

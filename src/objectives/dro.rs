@@ -17,46 +17,17 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use super::Objective;
+use super::{Length, Needs, Objective};
 use crate::error::{Error, Result};
-use crate::pipeline::selector::{Drawn, Scoring, Selection};
+use crate::pipeline::selector::{Drawn, Scoring, Selection, Teacher};
 use crate::pipeline::step::Step;
-
-/// How log p(y|x,d_z) enters a weight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Likelihood {
-    /// The sum over the answer's tokens: the probability model, and the paper's equations.
-    #[default]
-    Sum,
-    /// The mean over the answer's tokens: DRO's released code. Weights are flatter, the more so the longer the answer.
-    Mean,
-}
-
-impl Likelihood {
-    /// The name in settings and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Likelihood::Sum => "sum",
-            Likelihood::Mean => "mean",
-        }
-    }
-
-    /// The likelihood of that name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "sum" => Ok(Likelihood::Sum),
-            "mean" => Ok(Likelihood::Mean),
-            other => Err(Error::new(format!("unknown likelihood `{other}`; expected `sum` or `mean`"))
-                .hint("`sum` over the answer's tokens is the paper's equation, `mean` its released code")),
-        }
-    }
-}
 
 /// What an importance weight is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weighting {
-    /// How the answer's likelihood enters.
-    pub likelihood: Likelihood,
+    /// How the answer's likelihood enters: the sum is the paper's equations, the mean its released code, whose weights are
+    /// flatter, the more so the longer the answer.
+    pub length: Length,
     /// Whether weights are divided by the probability that the list was drawn with and multiplied by the selector's own
     /// (1 at temperature 1 and top-p 1). Without it, lists drawn otherwise aim at `p_T(z|x) p(y|x,d_z)`, not at the posterior.
     pub correction: bool,
@@ -71,7 +42,7 @@ pub struct Weighting {
 impl Default for Weighting {
     /// The posterior of the paper's equations.
     fn default() -> Self {
-        Self { likelihood: Likelihood::Sum, correction: true, distinct: false, clip: None }
+        Self { length: Length::Sum, correction: true, distinct: false, clip: None }
     }
 }
 
@@ -111,9 +82,9 @@ impl Weighting {
 
     /// log w of one drawing of a list, up to a constant of the question.
     fn log_weight(&self, drawn: &Drawn) -> f64 {
-        let likelihood = match self.likelihood {
-            Likelihood::Sum => drawn.log_likelihood,
-            Likelihood::Mean => drawn.log_likelihood / f64::from(drawn.answer_tokens.max(1)),
+        let likelihood = match self.length {
+            Length::Sum => drawn.log_likelihood,
+            Length::Mean => drawn.log_likelihood / f64::from(drawn.answer_tokens.max(1)),
         };
         likelihood + if self.correction { drawn.log_prob - drawn.log_proposal } else { 0.0 }
     }
@@ -142,42 +113,20 @@ pub fn weighted_loss(log_probs: &Tensor, weights: &[f64], questions: usize) -> R
     Ok(((log_probs * weights)?.sum_all()? * (-1.0 / questions as f64))?)
 }
 
-/// Which of the two terms are minimised: the paper's ablations freeze one of the models.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Both.
-    #[default]
-    Joint,
-    /// The selector's; the generator is frozen.
-    Selector,
-    /// The generator's; the selector is frozen.
-    Generator,
-}
-
-impl Mode {
-    /// The name in settings and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Joint => "joint",
-            Mode::Selector => "selector",
-            Mode::Generator => "generator",
-        }
-    }
-
-    /// The mode of that name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "joint" => Ok(Mode::Joint),
-            "selector" => Ok(Mode::Selector),
-            "generator" => Ok(Mode::Generator),
-            other => Err(Error::new(format!("unknown mode `{other}`; expected `joint`, `selector` or `generator`"))
-                .hint("name what trains: both models, the selector alone, or the generator alone")),
-        }
+choice! {
+    /// Which of the two terms are minimised: the paper's ablations freeze one of the models.
+    Mode ("mode of DRO") {
+        /// Both.
+        Joint = "joint",
+        /// The selector's; the generator is frozen.
+        Selector = "selector",
+        /// The generator's; the selector is frozen.
+        Generator = "generator",
     }
 }
 
 /// The M-step over the lists of a step ([`Step::expect`] or [`Step::give`]).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dro {
     /// What a weight is made of.
     pub weighting: Weighting,
@@ -185,6 +134,12 @@ pub struct Dro {
     pub mode: Mode,
     /// What p(z|x) is in the selector's term.
     pub scoring: Scoring,
+}
+
+impl Default for Dro {
+    fn default() -> Self {
+        Self { weighting: Weighting::default(), mode: Mode::Joint, scoring: Scoring::Trie }
+    }
 }
 
 impl Objective for Dro {
@@ -197,21 +152,47 @@ impl Objective for Dro {
          questions (arXiv 2505.03075, equation 19)"
     }
 
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let Weighting { length, correction, distinct, clip } = self.weighting;
+        let yes = |on: bool| if on { "yes" } else { "no" }.to_owned();
+        vec![
+            ("mode", self.mode.name().to_owned()),
+            ("length normalisation of weights", length.name().to_owned()),
+            ("corrected for the proposal", yes(correction)),
+            ("equal lists count once", yes(distinct)),
+            ("weights clipped at times their mean", clip.map_or("no".to_owned(), |clip| clip.to_string())),
+            ("scoring of lists", self.scoring.name().to_owned()),
+        ]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            answers: true,
+            retrieval: true,
+            concat: true,
+            moves_selector: self.mode != Mode::Generator,
+            moves_generator: self.mode != Mode::Selector,
+            ..Needs::default()
+        }
+    }
+
     fn per_question(&self) -> bool {
         true
     }
 
     fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
         let selections = step.selections()?;
-        let questions = selections.len();
+        let (questions, mut flat) = (selections.len(), 0);
         let (mut named, mut weights) = (Vec::with_capacity(questions), Vec::new());
         for selection in selections {
             let all = self.weighting.weights(&selection.lists)?;
+            flat += usize::from(self.is_flat(&selection.lists));
             // A weight that f32 holds as 0 has no gradient: its list need not be read.
             let kept: Vec<usize> = (0..all.len()).filter(|&place| all[place] as f32 > 0.0).collect();
             weights.extend(kept.iter().map(|&place| all[place]));
             named.push(kept);
         }
+        step.note_flat(questions, flat);
         let selector = match self.mode {
             Mode::Joint | Mode::Selector => {
                 Some(weighted_loss(&step.selector_log_probs(&named, self.scoring)?, &weights, questions)?)
@@ -233,6 +214,14 @@ impl Objective for Dro {
 }
 
 impl Dro {
+    /// Whether nothing tells a question's lists apart.
+    fn is_flat(&self, lists: &[Drawn]) -> bool {
+        let logs = lists.iter().map(|drawn| self.weighting.log_weight(drawn));
+        let (least, most) =
+            logs.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), log| (least.min(log), most.max(log)));
+        lists.len() < 2 || most - least < 1e-6
+    }
+
     /// What an E-step is worth telling, means over its questions: `effective_samples` (1 / sum w², at most the number of
     /// different lists), `distinct_lists`, `weight_entropy` in nats, `answer_log_likelihood` of a drawn list in nats, and
     /// `no_signal`, the share of questions whose lists all weigh the same.
@@ -247,10 +236,7 @@ impl Dro {
             add("weight_entropy", weights.iter().filter(|w| **w > 0.0).map(|weight| -weight * weight.ln()).sum());
             let likelihoods = lists.iter().map(|drawn| f64::from(drawn.count) * drawn.log_likelihood);
             add("answer_log_likelihood", likelihoods.sum::<f64>() / drawn);
-            let logs = lists.iter().map(|drawn| self.weighting.log_weight(drawn));
-            let (least, most) =
-                logs.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), log| (least.min(log), most.max(log)));
-            add("no_signal", f64::from(u8::from(most - least < 1e-6)));
+            add("no_signal", f64::from(u8::from(self.is_flat(lists))));
         }
         sums.values_mut().for_each(|sum| *sum /= selections.len().max(1) as f64);
         Ok(sums)
@@ -261,8 +247,10 @@ impl Dro {
 ///
 /// `L = -(1/B) sum_b log p(z_b|x_b)`, tokens summed: supervised fine-tuning on rankings, which DRO's released code does before
 /// it begins (there on RankZephyr's). Trains: selector. Labels: gold passages or answers, as the teacher wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SelectorSft {
+    /// Whose lists they are.
+    pub teacher: Teacher,
     /// What p(z|x) is.
     pub scoring: Scoring,
 }
@@ -274,6 +262,15 @@ impl Objective for SelectorSft {
 
     fn equation(&self) -> &'static str {
         "-log p(z|x) of a given list of passages, tokens summed, mean over questions (arXiv 2505.03075, released code)"
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        vec![("lists by", self.teacher.name().to_owned()), ("scoring of lists", self.scoring.name().to_owned())]
+    }
+
+    fn needs(&self) -> Needs {
+        let gold = self.teacher == Teacher::GoldFirst;
+        Needs { answers: !gold, gold, retrieval: true, moves_selector: true, single_prompts: !gold, ..Needs::default() }
     }
 
     fn per_question(&self) -> bool {

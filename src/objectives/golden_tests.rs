@@ -2,33 +2,14 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 
-use super::{mnrl_loss, rag_token_loss, sft_loss};
+use super::testing::{check_golden, close, var as variable};
+use super::{mnrl_loss, rag_sequence_loss, rag_token_loss, sft_loss};
 use crate::models::nn;
 
 fn golden(objective: &str) -> HashMap<String, Tensor> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden/objectives.safetensors");
-    let all = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-    let prefix = format!("{objective}.");
-    all.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), tensor))).collect()
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn close(what: &str, got: &Tensor, expected: &Tensor) {
-    let (got, expected) = (values(got), values(expected));
-    assert_eq!(got.len(), expected.len(), "{what}");
-    let scale = expected.iter().fold(1e-3f32, |scale, value| scale.max(value.abs()));
-    for (got, expected) in got.iter().zip(&expected) {
-        assert!((got - expected).abs() <= 1e-5 * scale, "{what}: {got} against {expected}");
-    }
-}
-
-fn variable(tensor: &Tensor) -> Var {
-    Var::from_tensor(tensor).unwrap()
+    super::testing::golden("objectives", objective)
 }
 
 #[test]
@@ -69,4 +50,36 @@ fn sft_equals_pytorch() {
     close("loss", &loss, &golden["loss"]);
     let gradients = loss.backward().unwrap();
     close("gradient of the logits", gradients.get(&logits).unwrap(), &golden["logits.grad"]);
+}
+
+#[test]
+fn rag_losses_equal_transformers() {
+    for kind in ["token", "sequence"] {
+        let golden = super::testing::golden("objectives_retriever", &format!("transformers_{kind}"));
+        let (scores, logits) = (variable(&golden["scores"]), variable(&golden["logits"]));
+        let (questions, passages, tokens, vocabulary) = logits.dims4().unwrap();
+        let rows = logits.reshape((questions * passages * tokens, vocabulary)).unwrap();
+        let targets = golden["targets"].to_dtype(DType::U32).unwrap().unsqueeze(1).unwrap();
+        let targets = targets.repeat((1, passages, 1)).unwrap().flatten_all().unwrap();
+        let log_probs = nn::log_prob_of(&rows, &targets).unwrap().reshape((questions, passages, tokens)).unwrap();
+        let loss = match kind {
+            "token" => rag_token_loss(&scores, 1.0, &log_probs, &golden["mask"]),
+            _ => rag_sequence_loss(&scores, 1.0, &log_probs, &golden["mask"]),
+        };
+        check_golden(kind, &golden, &loss.unwrap(), &[("scores", &scores), ("logits", &logits)]);
+    }
+}
+
+#[test]
+fn mnrl_with_hard_negatives_equals_pytorch() {
+    let golden = super::testing::golden("objectives_retriever", "hard_negatives");
+    let [questions, passages, negatives] = ["questions", "passages", "negatives"].map(|name| variable(&golden[name]));
+    let candidates = Tensor::cat(&[passages.as_tensor(), negatives.as_tensor()], 0).unwrap();
+    let scores = questions.matmul(&candidates.t().unwrap()).unwrap();
+    let (count, columns) = scores.dims2().unwrap();
+    let gold = Tensor::arange(0u32, count as u32, &Device::Cpu).unwrap();
+    let none = Tensor::zeros((count, columns), DType::F32, &Device::Cpu).unwrap();
+    let loss = mnrl_loss(&scores, &gold, &none, 20.0).unwrap();
+    let variables = [("questions", &questions), ("passages", &passages), ("negatives", &negatives)];
+    check_golden("mnrl", &golden, &loss, &variables);
 }

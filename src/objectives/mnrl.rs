@@ -5,11 +5,19 @@
 //! to fine-tune the embedder). Deviation: where two questions of a batch share their gold passage, it is not a negative
 //! of the other (sentence-transformers counts it as one).
 //!
+//! With hard negatives every question's own become candidates of the whole batch, as sentence-transformers does it; ANCE
+//! (arXiv 2007.00808) mines them from the model's own index. Those the trainer mined come before those of the question
+//! file; the first `hard_negatives` of them are taken, and fewer where there are fewer. A gold passage of a question is
+//! never its negative.
+//!
 //! Trains: question side; passage side when passage vectors are live. Labels: one gold passage a question (the first).
+//! Reduction: mean over questions. Batches of any size fit: vectors are computed in chunks and their gradients are those
+//! of the whole batch (`models/encoder/cached.rs`).
 
 use candle_core::Tensor;
 
-use super::Objective;
+use super::kernel::mean;
+use super::{Needs, Objective};
 use crate::error::Result;
 use crate::models::nn;
 use crate::pipeline::step::Step;
@@ -18,6 +26,8 @@ use crate::pipeline::step::Step;
 pub struct Mnrl {
     /// Scale c on the cosine scores (one over the temperature).
     pub scale: f64,
+    /// The most hard negatives of a question; 0: only the other questions' gold passages.
+    pub hard_negatives: usize,
 }
 
 impl Objective for Mnrl {
@@ -26,7 +36,15 @@ impl Objective for Mnrl {
     }
 
     fn equation(&self) -> &'static str {
-        "-log softmax_j(scale cos(q_i, d_j))_i over the batch's gold passages, mean over questions (arXiv 1705.00652)"
+        "-log softmax_j(scale cos(q_i, d_j))_i over the batch's gold passages and hard negatives, mean over questions (arXiv 1705.00652)"
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        vec![("scale", self.scale.to_string()), ("hard negatives a question", self.hard_negatives.to_string())]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { gold: true, hard_negatives: self.hard_negatives > 0, moves_retriever: true, ..Needs::default() }
     }
 
     fn per_question(&self) -> bool {
@@ -34,7 +52,7 @@ impl Objective for Mnrl {
     }
 
     fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
-        let batch = step.batch_scores()?;
+        let batch = step.batch_scores(self.hard_negatives)?;
         mnrl_loss(&batch.scores, &batch.gold, &batch.excluded, self.scale)
     }
 }
@@ -47,9 +65,7 @@ pub fn mnrl_loss(scores: &Tensor, gold: &Tensor, excluded: &Tensor, scale: f64) 
     // Far below every cosine score, and finite, so that no gradient becomes NaN.
     let penalty = (excluded * -1e9)?;
     let logits = ((scores * scale)? + penalty)?;
-    let log_probs = nn::log_prob_of(&logits, gold)?;
-    let questions = scores.dim(0)?;
-    Ok((log_probs.sum_all()? * (-1.0 / questions as f64))?)
+    mean(&nn::log_prob_of(&logits, gold)?.neg()?)
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@
 
 use candle_core::Tensor;
 
-use super::Objective;
+use super::kernel::{log_prior, mean, token_mixture};
+use super::{Needs, Objective};
 use crate::error::Result;
-use crate::models::nn;
-use crate::pipeline::step::Step;
+use crate::pipeline::step::{Step, ToGenerator};
 
 /// RAG-Token with a temperature on the retrieval scores.
 pub struct RagToken {
@@ -29,13 +29,28 @@ impl Objective for RagToken {
         "-sum_t log sum_k softmax(s/tau)_k p(y_t|x,z_k,y_<t), tokens summed, mean over questions (arXiv 2005.11401)"
     }
 
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        vec![("temperature", self.temperature.to_string())]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            answers: true,
+            retrieval: true,
+            moves_retriever: true,
+            moves_generator: true,
+            single_prompts: true,
+            ..Needs::default()
+        }
+    }
+
     fn per_question(&self) -> bool {
         true
     }
 
     fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
         let scores = step.retrieval_scores()?;
-        let (log_probs, mask) = step.answer_token_log_probs()?;
+        let (log_probs, mask) = step.answer_token_log_probs(ToGenerator::Flows)?;
         rag_token_loss(&scores, self.temperature, &log_probs, &mask)
     }
 }
@@ -45,13 +60,7 @@ impl Objective for RagToken {
 /// `scores` (B, K) retrieval scores; `log_probs` (B, K, T) log p(y_t | x, z_k, y_<t) in nats; `mask` (B, T) 1 on answer
 /// tokens, 0 on padding. Returns the scalar mean over B of the summed token losses; gradients flow into both.
 pub fn rag_token_loss(scores: &Tensor, temperature: f64, log_probs: &Tensor, mask: &Tensor) -> Result<Tensor> {
-    let questions = scores.dim(0)?;
-    let log_prior = nn::log_softmax(&(scores / temperature)?)?;
-    // (B, K, T) -> (B, T, K): the mixture is over the last dimension.
-    let joint = log_probs.broadcast_add(&log_prior.unsqueeze(2)?)?.transpose(1, 2)?.contiguous()?;
-    let token_log_likelihood = nn::log_sum_exp(&joint)?;
-    let total = (token_log_likelihood * mask)?.sum_all()?;
-    Ok((total * (-1.0 / questions as f64))?)
+    mean(&token_mixture(&log_prior(scores, temperature)?, log_probs, mask)?.neg()?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 
 use candle_core::Tensor;
 
-use super::Objective;
+use super::kernel::mean;
+use super::{Needs, Objective};
 use crate::error::Result;
 use crate::pipeline::step::Step;
 
@@ -23,6 +24,10 @@ impl Objective for SftConcat {
         "-sum_t log p(y_t|x,z_1..z_K,y_<t), all passages in one prompt, tokens summed, mean over questions"
     }
 
+    fn needs(&self) -> Needs {
+        Needs { answers: true, retrieval: true, moves_generator: true, concat: true, ..Needs::default() }
+    }
+
     fn per_question(&self) -> bool {
         true
     }
@@ -33,8 +38,17 @@ impl Objective for SftConcat {
     }
 }
 
+/// Adds the reader's own term, `-log p(y | x, z_1..z_K)`, to the loss of a retriever where the generator trains. Where it
+/// is frozen the term would be a constant that costs a pass of the generator: it is left out of the loss.
+pub(super) fn with_reader(retriever: Tensor, step: &mut Step<'_>) -> Result<Tensor> {
+    if !step.trains().generator {
+        return Ok(retriever);
+    }
+    let (log_probs, _mask) = step.answer_token_log_probs_concat()?;
+    Ok((sft_loss(&log_probs)? + retriever)?)
+}
+
 /// The equation alone: `log_probs` (B, T) of the answer tokens in nats, 0 on padding. Scalar, tokens summed, mean over B.
 pub fn sft_loss(log_probs: &Tensor) -> Result<Tensor> {
-    let questions = log_probs.dim(0)?;
-    Ok((log_probs.sum_all()? * (-1.0 / questions as f64))?)
+    mean(&log_probs.sum(1)?.neg()?)
 }

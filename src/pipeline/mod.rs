@@ -8,6 +8,7 @@ use crate::models::generator::Generator;
 pub mod answer;
 pub mod embed;
 pub mod identity;
+pub mod memo;
 pub mod prompt;
 pub mod selector;
 pub mod step;

@@ -6,13 +6,14 @@
 
 mod chat;
 
+use std::ops::Range;
 use std::path::Path;
 
 use ragtune_index::Passage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::models::text::Text;
+use crate::models::text::{Located, Text};
 use chat::Chat;
 pub use chat::ChatTemplate;
 
@@ -171,6 +172,9 @@ pub struct PromptIds {
     pub ids: Vec<u32>,
     /// Whether a passage was shortened to fit.
     pub truncated: bool,
+    /// The tokens of each passage as it stands in the prompt, in order; none twice. A range is empty where a chat template
+    /// changed the passage's text, so that it cannot be found; an answer has no passages.
+    pub passages: Vec<Range<usize>>,
 }
 
 /// A template bound to a tokenizer's special tokens.
@@ -221,26 +225,30 @@ impl Prompt {
     /// fit is cut from the end of the longest passage text, whole words at a time, until it does; the question is never cut.
     pub fn ids(&self, text: &Text, passages: &[&Passage], question: &str, limit: usize) -> Result<PromptIds> {
         let mut words: Vec<Vec<&str>> = passages.iter().map(|passage| passage.text.split(' ').collect()).collect();
-        let mut ids = self.encode(text, &self.assemble(passages, None, question)?)?;
+        let mut assembled = self.assemble(passages, None, question)?;
+        let mut encoded = text.locate(&assembled.text)?;
+        let begin: Vec<u32> = self.bos.filter(|_| self.template.bos).into_iter().collect();
         let mut truncated = false;
-        while ids.len() > limit {
+        while begin.len() + encoded.ids.len() > limit {
             let Some(longest) = words.iter_mut().max_by_key(|words| words.len()).filter(|words| !words.is_empty())
             else {
                 return Err(Error::new(format!(
                     "the question `{}` alone takes {} tokens, more than the limit of {limit}",
                     shorten(question),
-                    ids.len()
+                    begin.len() + encoded.ids.len()
                 ))
                 .hint("raise `--max-prompt-tokens`, up to the generator's position limit"));
             };
             truncated = true;
             // At least one word, at most what the excess suggests at one token a word.
-            let excess = ids.len() - limit;
+            let excess = begin.len() + encoded.ids.len() - limit;
             let drop = (excess / 2).clamp(1, longest.len());
             longest.truncate(longest.len() - drop);
-            ids = self.encode(text, &self.assemble(passages, Some(&words), question)?)?;
+            assembled = self.assemble(passages, Some(&words), question)?;
+            encoded = text.locate(&assembled.text)?;
         }
-        Ok(PromptIds { ids, truncated })
+        let passages = assembled.passages.iter().map(|bytes| tokens_of(bytes, &encoded, begin.len())).collect();
+        Ok(PromptIds { ids: [begin, encoded.ids].concat(), truncated, passages })
     }
 
     /// Tokens of an answer as it is learnt and scored, at most `limit` of them, and one more that ends it where the template
@@ -256,46 +264,73 @@ impl Prompt {
         if let (true, Some(end)) = (self.template.eos && !truncated, self.end()) {
             ids.push(end);
         }
-        Ok(PromptIds { ids, truncated })
+        Ok(PromptIds { ids, truncated, passages: Vec::new() })
     }
 
-    fn assemble(&self, passages: &[&Passage], kept: Option<&[Vec<&str>]>, question: &str) -> Result<String> {
-        let mut context = String::new();
+    fn assemble(&self, passages: &[&Passage], kept: Option<&[Vec<&str>]>, question: &str) -> Result<Assembled> {
+        let (mut context, mut bytes) = (String::new(), Vec::with_capacity(passages.len()));
         for (index, passage) in passages.iter().enumerate() {
             let body = match kept.and_then(|kept| kept.get(index)) {
                 Some(words) => words.join(" "),
                 None => passage.text.clone(),
             };
             // Text last: what it contains is never taken for a placeholder.
+            let start = context.len();
             context.push_str(&fill(&self.template.passage, &[("{title}", &passage.title), ("{text}", &body)]));
+            bytes.push(start..context.len());
         }
-        self.with_context(&context, question)
+        self.with_context(&context, &bytes, question)
     }
 
     /// Tokens of the prompt for a question over a context that is written already, however many.
     pub(in crate::pipeline) fn around(&self, text: &Text, context: &str, question: &str) -> Result<Vec<u32>> {
-        self.encode(text, &self.with_context(context, question)?)
+        let begin = self.bos.filter(|_| self.template.bos).into_iter();
+        let assembled = self.with_context(context, &[], question)?;
+        Ok(begin.chain(text.encode(&assembled.text, false)?).collect())
     }
 
-    fn with_context(&self, context: &str, question: &str) -> Result<String> {
+    /// The prompt around a context in which the passages take these bytes.
+    fn with_context(&self, context: &str, bytes: &[Range<usize>], question: &str) -> Result<Assembled> {
         let template = &self.template;
         let Some(chat) = &self.chat else {
             let question = fill(&template.question, &[("{question}", question)]);
-            return Ok(format!("{}{context}{question}", template.instruction));
+            let passages = shifted(bytes, template.instruction.len());
+            return Ok(Assembled { text: format!("{}{context}{question}", template.instruction), passages });
         };
         let user = template.user.as_deref().unwrap_or_default();
+        // Where the passages begin in what the user says: a question before them is filled in first.
+        let before = user.split_once("{passages}").map_or("", |(before, _)| before);
+        let before = fill(before, &[("{question}", question)]).len();
         let user = fill(user, &[("{passages}", context), ("{question}", question)]);
-        chat.prompt(template.system.as_deref().unwrap_or_default(), &user)
+        let text = chat.prompt(template.system.as_deref().unwrap_or_default(), &user)?;
+        // Templates trim what they are given; what the user says stands last.
+        let trimmed = user.len() - user.trim_start().len();
+        let passages = match text.rfind(user.trim()) {
+            Some(at) if before >= trimmed => shifted(bytes, at + before - trimmed),
+            _ => bytes.iter().map(|_| 0..0).collect(),
+        };
+        Ok(Assembled { text, passages })
     }
+}
 
-    fn encode(&self, text: &Text, prompt: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        if let (true, Some(bos)) = (self.template.bos, self.bos) {
-            ids.push(bos);
-        }
-        ids.extend(text.encode(prompt, false)?);
-        Ok(ids)
-    }
+/// A prompt as text.
+struct Assembled {
+    text: String,
+    /// The bytes of each passage; an empty range where it cannot be found.
+    passages: Vec<Range<usize>>,
+}
+
+fn shifted(ranges: &[Range<usize>], by: usize) -> Vec<Range<usize>> {
+    ranges.iter().map(|range| range.start + by..range.end + by).collect()
+}
+
+/// The tokens that end within some bytes of the text, where `first` tokens come before those of the text: a token that takes
+/// the blank before a word belongs to the word.
+fn tokens_of(bytes: &Range<usize>, encoded: &Located, first: usize) -> Range<usize> {
+    let within = |&(start, end): &(usize, usize)| bytes.contains(&(end.max(start + 1) - 1));
+    let Some(begin) = encoded.bytes.iter().position(within) else { return 0..0 };
+    let end = encoded.bytes.iter().rposition(within).map_or(begin, |last| last + 1);
+    begin + first..end + first
 }
 
 /// Replaces placeholders in one pass, so that a value which looks like a placeholder stays as it is.

@@ -110,6 +110,7 @@ mod tests {
             question: "where".to_owned(),
             answers: vec!["York".to_owned()],
             gold_passages: vec!["b".to_owned(), "z".to_owned()],
+            ..Question::default()
         };
         let retrieved = [passage("a", "nothing"), passage("b", "in York."), passage("c", "york")];
         let score = QuestionScore::of(&question, Some("the York"), &retrieved, &[1, 2, 3, 5]);

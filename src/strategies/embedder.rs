@@ -15,7 +15,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
 fn stages(recipe: &Recipe) -> Result<Vec<Stage>> {
     Ok(vec![Stage {
         name: "embedder",
-        objective: Box::new(Mnrl { scale: recipe.scale }),
+        objective: Box::new(Mnrl { scale: recipe.scale, hard_negatives: 0 }),
         trains: Trains { questions: true, passages: recipe.train_passages, generator: false },
         needs_gold: true,
     }])

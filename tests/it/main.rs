@@ -8,6 +8,7 @@ mod cli;
 mod contract;
 mod hub;
 mod interop;
+mod objectives;
 mod real;
 mod resume;
 mod support;

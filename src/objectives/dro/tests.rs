@@ -39,7 +39,7 @@ fn hand_computed_weights() {
     // Means of four tokens: fourth roots.
     let roots = [0.6f64, 0.3, 0.1].map(|p| p.powf(0.25));
     let sum: f64 = roots.iter().sum();
-    let mean = Weighting { likelihood: Likelihood::Mean, distinct: true, ..plain };
+    let mean = Weighting { length: Length::Mean, distinct: true, ..plain };
     close(&weights(mean, &lists), &roots.map(|root| root / sum));
     // Drawn half and twice as often as the selector itself would: 1.2 · 2, 0.3 / 2, 0.1.
     let mut tempered = lists.clone();
@@ -94,15 +94,13 @@ fn one_list_teaches_nothing_in_expectation() {
 }
 
 #[test]
-fn names_are_read_back() {
-    for mode in [Mode::Joint, Mode::Selector, Mode::Generator] {
-        assert_eq!(Mode::parse(mode.name()).unwrap(), mode);
-    }
-    for likelihood in [Likelihood::Sum, Likelihood::Mean] {
-        assert_eq!(Likelihood::parse(likelihood.name()).unwrap(), likelihood);
-    }
-    assert!(Mode::parse("both").unwrap_err().to_string().contains("`both`"));
-    assert!(Likelihood::parse("").is_err());
+fn settings_and_needs_are_told() {
+    let dro = Dro { mode: Mode::Selector, ..Dro::default() };
+    assert!(dro.settings().contains(&("mode", "selector".to_owned())));
+    assert!(dro.needs().moves_selector && !dro.needs().moves_generator && dro.needs().answers);
+    assert!(Dro { mode: Mode::Generator, ..dro }.needs().moves_generator);
+    let taught = |teacher| SelectorSft { teacher, scoring: Scoring::Free }.needs().labels();
+    assert_eq!((taught(Teacher::GoldFirst), taught(Teacher::Likelihood)), (vec!["gold passages"], vec!["answers"]));
 }
 
 #[test]

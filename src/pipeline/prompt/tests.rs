@@ -151,3 +151,61 @@ fn settings_that_contradict_each_other_are_refused() {
     let unread = Prompt::new(PromptTemplate::for_chat(), Some(1), Some(2)).unwrap_err();
     assert!(unread.to_string().contains("chat template"), "{unread}");
 }
+
+#[test]
+fn the_tokens_of_each_passage_are_known() {
+    // Plain text, with and without a begin-of-sequence token.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/qa-llama");
+    let text = Text::load(&folder).unwrap();
+    let passage = |title: &str, text: &str| Passage { id: title.into(), title: title.into(), text: text.into() };
+    // The second stands there twice; the third has words that the first has too.
+    let all = [passage("Rain", "It rains in York ."), passage("Sun", "x"), passage("Sun", "x"), passage("", "York .")];
+    let all: Vec<&Passage> = all.iter().collect();
+    for bos in [true, false] {
+        let template = PromptTemplate { bos, instruction: "Read. ".into(), ..PromptTemplate::default() };
+        let prompt = Prompt::new(template, Some(1), Some(2)).unwrap();
+        let made = prompt.ids(&text, &all, "where does it rain ?", 448).unwrap();
+        check_ranges(
+            &text,
+            &made,
+            &["Context: Rain: It rains in York .", "Context: Sun: x", "Context: Sun: x", "York ."],
+        );
+        assert!(made.passages[0].start > usize::from(bos), "the instruction comes first");
+        // What is cut off is not counted, and everything is still in its place.
+        let shorter = prompt.ids(&text, &all, "where does it rain ?", made.ids.len() - 2).unwrap();
+        assert!(shorter.truncated);
+        check_ranges(&text, &shorter, &["Context: Rain: It", "Context: Sun:", "Context: Sun:", "Context"]);
+        assert!(prompt.ids(&text, &[], "where ?", 448).unwrap().passages.is_empty());
+    }
+    // Conversations: whatever stands around.
+    for name in ["chatml", "llama3", "gemma"] {
+        let (folder, golden) = conversation(name);
+        let text = Text::load(folder.path()).unwrap();
+        let all = passages(&golden);
+        let question = golden["question"].as_str().unwrap();
+        for user in ["{passages}Question: {question}", "\n Q: {question}\n{passages}\n"] {
+            let template =
+                PromptTemplate { user: Some(user.into()), ..PromptTemplate::of_generator(folder.path()).unwrap() };
+            let prompt = Prompt::new(template, None, Some(0)).unwrap();
+            let made = prompt.ids(&text, &all.iter().collect::<Vec<_>>(), question, 448).unwrap();
+            let expected: Vec<&str> = all.iter().map(|passage| passage.text.as_str()).collect();
+            check_ranges(&text, &made, &expected);
+        }
+    }
+}
+
+/// Every range holds its text and none a token of another; together with what is left they are the prompt.
+fn check_ranges(text: &Text, made: &PromptIds, expected: &[&str]) {
+    assert_eq!(made.passages.len(), expected.len());
+    let squeezed = |text: &str| text.split_whitespace().collect::<String>();
+    for (range, expected) in made.passages.iter().zip(expected) {
+        let found = text.decode(&made.ids[range.clone()]).unwrap();
+        assert!(squeezed(&found).contains(&squeezed(expected)), "`{found}` lacks `{expected}`");
+    }
+    for pair in made.passages.windows(2) {
+        assert_eq!(pair[0].end, pair[1].start, "passages follow each other");
+    }
+    let rest = &made.ids[made.passages.last().unwrap().end..];
+    let rest = text.decode(rest).unwrap();
+    assert!(!rest.contains("Context"), "`{rest}` is left");
+}

@@ -57,7 +57,7 @@ impl SelectorPrompt {
         let with = |kept: usize| self.prompt.around(text, &self.context(passages, &words, kept), question);
         let whole = with(longest)?;
         if whole.len() <= limit {
-            return Ok(PromptIds { ids: whole, truncated: false });
+            return Ok(PromptIds { ids: whole, truncated: false, passages: Vec::new() });
         }
         let mut best = with(0)?;
         if best.len() > limit {
@@ -80,7 +80,7 @@ impl SelectorPrompt {
                 too_many = middle;
             }
         }
-        Ok(PromptIds { ids: best, truncated: true })
+        Ok(PromptIds { ids: best, truncated: true, passages: Vec::new() })
     }
 
     fn context(&self, passages: &[&Passage], words: &[Vec<&str>], kept: usize) -> String {

@@ -7,12 +7,12 @@
 use candle_core::Tensor;
 use ragtune_index::Passage;
 
-use super::{Step, scored};
-use crate::cost::{Phase, Span};
+use super::score::Asked;
+use super::{Step, ToGenerator};
+use crate::cost::Phase;
 use crate::data::Question;
 use crate::error::{Error, Result};
 use crate::models::Grad;
-use crate::models::generator::Scored;
 use crate::pipeline::selector::{
     Drawn, Expectation, SampleKey, Scoring, Selection, Selector, SelectorInput, Teacher, Teaching, by_likelihood,
     distinct, gold_first, inject,
@@ -28,7 +28,8 @@ pub(super) struct Selected {
 
 impl Step<'_> {
     /// The E-step: retrieves n candidates for each question, draws m lists of K with the selector, and scores the answer
-    /// after each different one with the generator; nothing gets a gradient. Charges retrieval, `select` and `score`.
+    /// after each different one with the generator; nothing gets a gradient. Charges retrieval, `select` and `score`; a
+    /// frozen generator's likelihoods are taken from the step's memo where it knows them.
     pub fn expect(&mut self, settings: &Expectation, key: SampleKey) -> Result<()> {
         settings.check()?;
         self.candidates(settings.candidates, settings.choose, settings.gold_injection)?;
@@ -42,18 +43,13 @@ impl Step<'_> {
         for (selection, drawn) in selections.iter_mut().zip(drawn) {
             selection.lists = distinct(drawn);
         }
-        let span = self.ledger.span(Phase::Score);
-        let mut sequences = Vec::new();
-        for (question, selection) in self.questions.iter().zip(&selections) {
-            for drawn in &selection.lists {
-                sequences.push(self.selected_sequence(question, selection, &drawn.list)?);
-            }
-        }
-        let scores = self.likelihoods(&sequences, &span)?;
+        let asked = asked(&selections, |selection| selection.lists.iter().map(|drawn| drawn.list.as_slice()));
+        let (log_probs, mask) = self.log_probs(&asked, ToGenerator::Stopped)?;
+        let (sums, tokens) = (log_probs.sum(1)?.to_vec1::<f32>()?, mask.sum(1)?.to_vec1::<f32>()?);
         let lists = selections.iter_mut().flat_map(|selection| &mut selection.lists);
-        for ((drawn, score), sequence) in lists.zip(scores).zip(&sequences) {
-            drawn.log_likelihood = f64::from(score);
-            drawn.answer_tokens = sequence.answer_length() as u32;
+        for ((drawn, sum), tokens) in lists.zip(sums).zip(tokens) {
+            drawn.log_likelihood = f64::from(sum);
+            drawn.answer_tokens = tokens as u32;
         }
         self.selected.selections = Some(selections);
         Ok(())
@@ -63,25 +59,35 @@ impl Step<'_> {
     pub fn teach(&mut self, settings: &Teaching) -> Result<()> {
         self.candidates(settings.candidates, settings.choose, settings.gold_injection)?;
         let mut selections = self.selected.selections.take().unwrap_or_default();
+        let likelihoods = match settings.teacher {
+            Teacher::GoldFirst => Vec::new(),
+            Teacher::Likelihood => {
+                let of = |(question, selection): (usize, &Selection)| -> Vec<Asked> {
+                    let candidates = selection.candidates.iter();
+                    candidates.map(|ordinal| Asked { question, passages: vec![*ordinal] }).collect()
+                };
+                let alone: Vec<Asked> = selections.iter().enumerate().flat_map(of).collect();
+                self.log_probs(&alone, ToGenerator::Stopped)?.0.sum(1)?.to_vec1::<f32>()?
+            }
+        };
+        let mut likelihoods = likelihoods.as_slice();
         for (question, selection) in self.questions.iter().zip(&mut selections) {
             let list = match settings.teacher {
-                Teacher::GoldFirst => gold_first(&selection.candidates, &self.gold(question)?, settings.choose),
+                Teacher::GoldFirst => gold_first(&selection.candidates, &self.gold_or_none(question)?, settings.choose),
                 Teacher::Likelihood => {
-                    let span = self.ledger.span(Phase::Score);
-                    let alone: Result<Vec<Scored>> = (0..selection.candidates.len() as u32)
-                        .map(|candidate| self.selected_sequence(question, selection, &[candidate]))
-                        .collect();
-                    by_likelihood(&self.likelihoods(&alone?, &span)?, settings.choose)
+                    let (own, rest) = likelihoods.split_at(selection.candidates.len().min(likelihoods.len()));
+                    likelihoods = rest;
+                    by_likelihood(own, settings.choose)
                 }
             };
-            selection.lists =
-                vec![Drawn { list, count: 1, log_prob: 0.0, log_proposal: 0.0, log_likelihood: 0.0, answer_tokens: 0 }];
+            let (log_prob, log_proposal, log_likelihood) = (0.0, 0.0, 0.0);
+            selection.lists = vec![Drawn { list, count: 1, log_prob, log_proposal, log_likelihood, answer_tokens: 0 }];
         }
         self.selected.selections = Some(selections);
         Ok(())
     }
 
-    /// Takes the lists of an earlier E-step, one for each question of the step in its order.
+    /// Takes the lists of an earlier E-step, one selection for each question of the step in its order.
     pub fn give(&mut self, selections: Vec<Selection>, choose: usize) -> Result<()> {
         let same = selections.len() == self.questions.len()
             && selections.iter().zip(self.questions).all(|(selection, question)| selection.question == question.id);
@@ -94,9 +100,7 @@ impl Step<'_> {
     /// The lists that were drawn, taught or given, a selection a question.
     pub fn selections(&self) -> Result<&[Selection]> {
         self.selected.selections.as_deref().ok_or_else(|| {
-            Error::new(
-                "a loss over selected passages was asked for before any list was drawn: this is a defect of ragtune",
-            )
+            Error::new("a loss over lists of passages was asked for before any list: this is a defect of ragtune")
         })
     }
 
@@ -110,13 +114,8 @@ impl Step<'_> {
             .zip(named)
             .map(|(selection, named)| lists(selection, named).map(<[u32]>::to_vec).collect())
             .collect();
-        let questions: Vec<(&SelectorInput, &[Vec<u32>])> = self
-            .selected
-            .inputs
-            .iter()
-            .zip(lists.iter().map(Vec::as_slice))
-            .filter(|(_, lists)| !lists.is_empty())
-            .collect();
+        let inputs = self.selected.inputs.iter().zip(lists.iter().map(Vec::as_slice));
+        let questions: Vec<(&SelectorInput, &[Vec<u32>])> = inputs.filter(|(_, lists)| !lists.is_empty()).collect();
         let selector = self.selector()?;
         let (tokens, flops) = selector.cost(&questions, scoring)?;
         span.tokens(tokens);
@@ -129,26 +128,19 @@ impl Step<'_> {
     /// (M) log p(y|x, d_z) of the named lists of each question, tokens summed, in nats: all passages of a list in one prompt,
     /// in its order. Gradient to the generator where it trains. Charged to `score`.
     pub fn selected_answer_log_probs(&mut self, named: &[Vec<usize>]) -> Result<Tensor> {
-        let span = self.ledger.span(Phase::Score);
-        let mut sequences = Vec::new();
-        for ((question, selection), named) in self.questions.iter().zip(self.selections()?).zip(named) {
-            for list in lists(selection, named) {
-                sequences.push(self.selected_sequence(question, selection, list)?);
-            }
-        }
-        let (log_probs, _mask) = self.score(&sequences, &span)?;
-        Ok(log_probs.sum(1)?)
+        let mut named = named.iter();
+        let asked = asked(self.selections()?, |selection| lists(selection, named.next().map_or(&[], Vec::as_slice)));
+        Ok(self.log_probs(&asked, ToGenerator::Flows)?.0.sum(1)?)
     }
 
     /// Retrieves the candidates of every question and writes the selector's prompts over them.
     fn candidates(&mut self, candidates: usize, choose: usize, gold_injection: bool) -> Result<()> {
         self.settings.top_k = candidates;
-        let hits = self.hits()?;
-        let mut selections = Vec::with_capacity(hits.len());
-        for (question, hits) in self.questions.iter().zip(&hits) {
-            let mut candidates: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
+        let retrieved = self.retrieved_ordinals()?;
+        let mut selections = Vec::with_capacity(retrieved.len());
+        for (question, mut candidates) in self.questions.iter().zip(retrieved) {
             if gold_injection {
-                inject(&mut candidates, &self.gold(question)?);
+                inject(&mut candidates, &self.gold_or_none(question)?);
             }
             selections.push(Selection { question: question.id.clone(), candidates, lists: Vec::new() });
         }
@@ -156,14 +148,10 @@ impl Step<'_> {
     }
 
     fn take(&mut self, selections: Vec<Selection>, choose: usize) -> Result<()> {
-        let mut missing: Vec<u32> = selections.iter().flat_map(|selection| &selection.candidates).copied().collect();
-        missing.retain(|ordinal| !self.passages.contains_key(ordinal));
-        missing.sort_unstable();
-        missing.dedup();
-        if !missing.is_empty() {
+        {
             let _span = self.ledger.span(Phase::Retrieve);
-            let read = self.pipeline.corpus.get(&missing)?;
-            self.passages.extend(missing.into_iter().zip(read));
+            let all: Vec<u32> = selections.iter().flat_map(|selection| &selection.candidates).copied().collect();
+            self.read_passages(&all)?;
         }
         let _span = self.ledger.span(Phase::Select);
         let mut inputs = Vec::with_capacity(selections.len());
@@ -190,36 +178,29 @@ impl Step<'_> {
         ordinals.iter().map(of).collect()
     }
 
-    /// The question's answer after the passages of a list.
-    fn selected_sequence(&self, question: &Question, selection: &Selection, list: &[u32]) -> Result<Scored> {
-        let ordinals: Vec<u32> =
-            list.iter().filter_map(|place| selection.candidates.get(*place as usize)).copied().collect();
-        let prompt = self.prompt_ids(&self.read(&ordinals)?, &question.question)?;
-        Ok(scored(prompt, &self.answer_ids(question)?))
-    }
-
-    /// log p(y|..) of each sequence, tokens summed, without gradient.
-    fn likelihoods(&self, sequences: &[Scored], span: &Span) -> Result<Vec<f32>> {
-        let generator = &self.pipeline.generator;
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.ids.len()).collect();
-        span.tokens(lengths.iter().sum::<usize>() as u64);
-        span.flops(generator.forward_flops(&lengths, sequences.iter().map(Scored::answer_length).sum()));
-        let (log_probs, _mask) = generator.answer_log_probs(sequences, Grad::Off)?;
-        Ok(log_probs.sum(1)?.to_vec1::<f32>()?)
-    }
-
-    /// Ordinals of the question's gold passages.
-    fn gold(&self, question: &Question) -> Result<Vec<u32>> {
-        let mut ordinals = Vec::with_capacity(question.gold_passages.len());
-        for id in &question.gold_passages {
-            ordinals.extend(self.pipeline.corpus.ordinal(id)?);
-        }
-        Ok(ordinals)
+    /// Ordinals of the question's gold passages; a question may have none.
+    fn gold_or_none(&self, question: &Question) -> Result<Vec<u32>> {
+        if question.gold_passages.is_empty() { Ok(Vec::new()) } else { self.gold(question) }
     }
 }
 
+/// The prompts of each selection's lists, their passages in the order of the list.
+fn asked<'s, L: Iterator<Item = &'s [u32]>>(
+    selections: &'s [Selection],
+    mut lists: impl FnMut(&'s Selection) -> L,
+) -> Vec<Asked> {
+    let mut asked = Vec::new();
+    for (question, selection) in selections.iter().enumerate() {
+        for list in lists(selection) {
+            let ordinals = list.iter().filter_map(|place| selection.candidates.get(*place as usize));
+            asked.push(Asked { question, passages: ordinals.copied().collect() });
+        }
+    }
+    asked
+}
+
 /// The named lists of a selection.
-fn lists<'s>(selection: &'s Selection, named: &[usize]) -> impl Iterator<Item = &'s [u32]> {
+fn lists<'s>(selection: &'s Selection, named: &'s [usize]) -> impl Iterator<Item = &'s [u32]> {
     named.iter().filter_map(|place| selection.lists.get(*place)).map(|drawn| drawn.list.as_slice())
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::cost::{Activity, Ledger};
 use crate::models::Precision;
 use crate::models::encoder::Encoder;
-use crate::models::generator::Generator;
+use crate::models::generator::{Generator, Scored};
 use crate::objectives::{Dro, Mode, Objective, SelectorSft, Weighting};
 use crate::pipeline::Pipeline;
 use crate::pipeline::embed::{EmbedSettings, embed_corpus};
@@ -52,6 +52,7 @@ fn questions() -> Vec<Question> {
         question: question.into(),
         answers: vec![answer.into()],
         gold_passages: vec![gold.into()],
+        ..Question::default()
     };
     vec![of("a", "which number is the king", "1", "p1"), of("b", "what is number six", "the horse", "p6")]
 }
@@ -94,6 +95,14 @@ fn an_e_step_finds_lists_and_likelihoods_and_an_m_step_trains_what_it_names() {
     };
     assert_eq!(again(KEY), selections);
     assert_ne!(again(SampleKey { step: 8, ..KEY }), selections);
+
+    // A frozen generator's likelihoods are remembered, and are the same.
+    let memo = std::cell::RefCell::new(crate::pipeline::memo::Memo::new(1 << 20));
+    for expected in [0, selections.iter().map(|selection| selection.lists.len() as u64).sum()] {
+        let mut step = Step::new(&pipeline, &batch, Trains::default(), SETTINGS, &ledger).with_memo(Some(&memo));
+        step.expect(&expectation(), KEY).unwrap();
+        assert_eq!((step.selections().unwrap(), step.observed.memo.hits), (selections.as_slice(), expected));
+    }
 
     let selector = pipeline.selector.as_ref().unwrap();
     for ((selection, input), question) in selections.iter().zip(&step.selected.inputs).zip(&questions) {
@@ -205,15 +214,14 @@ fn alternating_steps_raise_the_marginal_likelihood() {
                 (0..4u32).flat_map(|a| (0..4).filter(move |b| *b != a).map(move |b| vec![a, b])).collect();
             let mut step = Step::new(&pipeline, &batch, Trains::default(), SETTINGS, &ledger);
             step.candidates(4, 2, false).unwrap();
+            let selections = step.selections().unwrap().to_vec();
+            let all = asked(&selections, |_| lists.iter().map(Vec::as_slice));
+            let likelihoods = step.log_probs(&all, ToGenerator::Stopped).unwrap().0.sum(1).unwrap();
+            let likelihoods = likelihoods.to_vec1::<f32>().unwrap();
             let mut sum = 0.0;
-            for ((question, selection), input) in
-                questions.iter().zip(step.selections().unwrap()).zip(&step.selected.inputs)
-            {
+            for (input, likelihoods) in step.selected.inputs.iter().zip(likelihoods.chunks(lists.len())) {
                 let selector = pipeline.selector.as_ref().unwrap();
                 let prior = selector.log_probs(&[(input, &lists)], Scoring::Trie, Grad::Off).unwrap();
-                let sequences: Vec<Scored> =
-                    lists.iter().map(|list| step.selected_sequence(question, selection, list).unwrap()).collect();
-                let likelihoods = step.likelihoods(&sequences, &ledger.span(Phase::Score)).unwrap();
                 let terms = prior.to_vec1::<f32>().unwrap().into_iter().zip(likelihoods);
                 sum += terms.map(|(prior, likelihood)| f64::from(prior + likelihood).exp()).sum::<f64>().ln();
             }
@@ -248,7 +256,7 @@ fn a_warm_up_teaches_gold_first_or_the_generators_order() {
     let taught = |teaching: &Teaching| {
         let mut step = Step::new(&pipeline, &batch, Trains::default(), SETTINGS, &ledger);
         step.teach(teaching).unwrap();
-        let loss = SelectorSft::default().loss(&mut step).unwrap();
+        let loss = SelectorSft { teacher: teaching.teacher, scoring: Scoring::Trie }.loss(&mut step).unwrap();
         assert_eq!(reached(&pipeline, &loss).1, 0, "the generator teaches, it does not learn");
         assert!(reached(&pipeline, &loss).0 > 0);
         (step.selections().unwrap().to_vec(), step.observed.retrieved.clone())
@@ -262,14 +270,14 @@ fn a_warm_up_teaches_gold_first_or_the_generators_order() {
         assert!(retrieved.contains(&gold) || first == 3, "{first}");
     }
     let (selections, _) = taught(&teaching(Teacher::Likelihood));
-    for (selection, question) in selections.iter().zip(&questions) {
-        let single = |candidate: u32| {
-            let mut step = Step::new(&pipeline, &batch, Trains::default(), SETTINGS, &ledger);
-            step.take(selections.clone(), 2).unwrap();
-            let sequence = step.selected_sequence(question, selection, &[candidate]).unwrap();
-            step.likelihoods(&[sequence], &ledger.span(Phase::Score)).unwrap()[0]
+    for (question, selection) in selections.iter().enumerate() {
+        let mut step = Step::new(&pipeline, &batch, Trains::default(), SETTINGS, &ledger);
+        step.take(selections.clone(), 2).unwrap();
+        let mut single = |candidate: usize| {
+            let alone = [Asked { question, passages: vec![selection.candidates[candidate]] }];
+            step.log_probs(&alone, ToGenerator::Stopped).unwrap().0.sum_all().unwrap().to_scalar::<f32>().unwrap()
         };
-        let scores: Vec<f32> = (0..4).map(single).collect();
+        let scores: Vec<f32> = (0..4).map(&mut single).collect();
         let list = &selection.lists[0].list;
         assert_eq!(list.len(), 2);
         let others = (0..4u32).filter(|candidate| !list.contains(candidate));
