@@ -24,7 +24,7 @@ pub enum Command {
     /// Train a pipeline by a strategy and evaluate it.
     Train(Box<TrainArgs>),
     /// Evaluate a run, or an index and a generator.
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Compare runs: quality with intervals, cost by phase.
     Compare(CompareArgs),
     /// Turn texts into vectors.
