@@ -4,12 +4,13 @@
 //! a model has, and `network` and `layer` compute by the same switches: no family has a layer of its own. `decoder` is
 //! what a generator shares with an embedding model made from a decoder, `head` is the output layer.
 //!
-//! Forward passes for training score given answers ([`Generator::answer_log_probs`]); those for answering write new
-//! ones with cached keys and values ([`Generator::start`], [`Generator::greedy`], in `decoding`). Low-rank adapters are
+//! Forward passes for training score given answers ([`Generator::answer_log_probs`]) or see which part of the prompt they
+//! attend to ([`Generator::attention_mass`]); those for answering write new ones with cached keys and values ([`Generator::start`], [`Generator::greedy`], in `decoding`). Low-rank adapters are
 //! in `lora`.
 //!
 //! Dimensions: N sequences, T answer tokens of the longest answer, V vocabulary, D hidden width, L layers.
 
+mod attention_mass;
 mod config;
 mod decoder;
 mod families;

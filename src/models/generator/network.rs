@@ -126,7 +126,8 @@ impl Network {
     }
 }
 
-fn places(batch: &TokenBatch) -> Result<Vec<Place>> {
+/// Where each token of a batch stands in its own sequence.
+pub(super) fn places(batch: &TokenBatch) -> Result<Vec<Place>> {
     let lengths = batch.spans.lengths().flat_map(|length| std::iter::repeat_n(length, length));
     let positions = batch.positions.to_vec1::<u32>()?;
     Ok(positions.into_iter().zip(lengths).map(|(at, length)| Place { position: at as usize, length }).collect())

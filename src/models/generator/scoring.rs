@@ -57,6 +57,27 @@ impl Generator {
     }
 }
 
+/// Refuses no sequence at all, an answer without tokens and one without a prompt.
+pub(super) fn check_answers(sequences: &[Scored]) -> Result<()> {
+    if sequences.is_empty() {
+        return Err(Error::new("there is no answer to score, expected at least one"));
+    }
+    for (index, sequence) in sequences.iter().enumerate() {
+        if sequence.answer_length() == 0 {
+            return Err(Error::new(format!(
+                "the answer of sequence {index} is empty: it begins at `{}` of {} tokens",
+                sequence.answer_start,
+                sequence.ids.len()
+            ))
+            .hint("drop questions whose answer has no token, and leave room for the answer when shortening prompts"));
+        }
+        if sequence.answer_start == 0 {
+            return Err(Error::new(format!("the answer of sequence {index} has no prompt before it")));
+        }
+    }
+    Ok(())
+}
+
 /// Where answers stand: among the tokens of the batch, and in the (N, T) result.
 struct Positions {
     /// M tokens of the batch that predict an answer token.
@@ -71,24 +92,10 @@ struct Positions {
 
 impl Positions {
     fn of(sequences: &[Scored]) -> Result<Self> {
-        if sequences.is_empty() {
-            return Err(Error::new("there is no answer to score, expected at least one"));
-        }
+        check_answers(sequences)?;
         let (mut rows, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
-        for (index, sequence) in sequences.iter().enumerate() {
-            let Some(answer) = sequence.ids.get(sequence.answer_start..).filter(|answer| !answer.is_empty()) else {
-                return Err(Error::new(format!(
-                    "the answer of sequence {index} is empty: it begins at `{}` of {} tokens",
-                    sequence.answer_start,
-                    sequence.ids.len()
-                ))
-                .hint(
-                    "drop questions whose answer has no token, and leave room for the answer when shortening prompts",
-                ));
-            };
-            if sequence.answer_start == 0 {
-                return Err(Error::new(format!("the answer of sequence {index} has no prompt before it")));
-            }
+        for sequence in sequences {
+            let answer = sequence.ids.get(sequence.answer_start..).unwrap_or_default();
             let first = start + sequence.answer_start - 1;
             rows.extend((first..first + answer.len()).map(|row| row as u32));
             targets.extend_from_slice(answer);
