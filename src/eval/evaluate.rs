@@ -23,7 +23,7 @@ pub struct EvaluateSettings {
     pub answer: AnswerSettings,
     /// Only so many questions, from the first; 0 for all.
     pub limit: usize,
-    /// Sequences decoded at a time.
+    /// Sequences decoded at a time, every beam of every prompt one of them.
     pub sequences: usize,
 }
 
@@ -71,7 +71,7 @@ pub fn evaluate(
     let questions = questions.get(..limit).unwrap_or_default();
     let deepest = RECALL_AT.iter().copied().max().unwrap_or(1) as usize;
     let depth = deepest.max(settings.top_k).min(pipeline.generation.len());
-    let width = settings.top_k.max(1);
+    let width = settings.top_k.max(1) * settings.answer.beams.max(1);
     let mut scores = Vec::with_capacity(questions.len());
     let (mut prompts, mut truncated) = (0, 0);
     for batch in questions.chunks((settings.sequences / width).max(1)) {
@@ -108,7 +108,7 @@ pub fn evaluate(
     }
     let summary = EvaluationSummary {
         generation: pipeline.generation.number(),
-        reader_mode: settings.answer.reader.name().to_owned(),
+        reader_mode: settings.answer.label(),
         ..EvaluationSummary::of(name, &scores)
     };
     Ok(Evaluation { summary, scores, prompts, truncated })
