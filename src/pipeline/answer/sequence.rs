@@ -36,7 +36,8 @@ pub(super) fn thorough<R: Rows>(rows: &mut R, priors: &[Vec<f32>], how: &Search<
             missing.extend(unknown.map(|(passage, _)| (question * how.width + passage, tokens.clone())));
         }
     }
-    // As many rows at a time as the searches had.
+    // By row, so that hypotheses which begin alike share what is read; at most as many rows at a time as the searches had.
+    missing.sort_unstable();
     for part in missing.chunks(all.len().max(1) * how.beams.max(1)) {
         for ((row, tokens), log_prob) in part.iter().zip(log_probs_of(rows, part)?) {
             let place = known
@@ -71,33 +72,38 @@ fn hypotheses(rows: &mut impl Rows, priors: &[Vec<f32>], how: &Search<'_>) -> Re
     Ok(union.collect())
 }
 
-/// Σ of the log-probabilities of given tokens after given rows, in nats.
+/// Σ of the log-probabilities of given tokens after given rows, in nats. What several of them begin with is read once.
 fn log_probs_of<R: Rows>(rows: &R, wanted: &[(usize, Vec<u32>)]) -> Result<Vec<f64>> {
     let mut sums = vec![0.0; wanted.len()];
-    let mut reading = rows.fork(&wanted.iter().map(|(row, _)| *row).collect::<Vec<_>>())?;
-    // Which of the wanted ones each row of the reading is.
-    let mut open: Vec<usize> = (0..wanted.len()).collect();
+    let mut beginnings: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, (row, _)) in wanted.iter().enumerate() {
+        beginnings.entry(*row).or_default().push(at);
+    }
+    let mut reading = rows.fork(&beginnings.keys().copied().collect::<Vec<_>>())?;
+    // Which of the wanted ones share each row of the reading.
+    let mut shared: Vec<Vec<usize>> = beginnings.into_values().collect();
     for step in 0.. {
         let log_probs = reading.log_probs()?;
         let vocabulary = log_probs.dim(1)?;
-        let (mut kept, mut tokens, mut still) = (Vec::new(), Vec::new(), Vec::new());
+        let mut longer: BTreeMap<(usize, u32), Vec<usize>> = BTreeMap::new();
         with_rows(&log_probs, |values| {
-            for (row, (&at, values)) in open.iter().zip(values.chunks_exact(vocabulary)).enumerate() {
-                let (Some((_, answer)), Some(sum)) = (wanted.get(at), sums.get_mut(at)) else { continue };
-                let Some(&token) = answer.get(step) else { continue };
-                *sum += values.get(token as usize).map_or(f64::NEG_INFINITY, |value| f64::from(*value));
-                if step + 1 < answer.len() {
-                    kept.push(row);
-                    tokens.push(token);
-                    still.push(at);
+            for (row, (members, values)) in shared.iter().zip(values.chunks_exact(vocabulary)).enumerate() {
+                for &at in members {
+                    let (Some((_, answer)), Some(sum)) = (wanted.get(at), sums.get_mut(at)) else { continue };
+                    let Some(&token) = answer.get(step) else { continue };
+                    *sum += values.get(token as usize).map_or(f64::NEG_INFINITY, |value| f64::from(*value));
+                    if step + 1 < answer.len() {
+                        longer.entry((row, token)).or_default().push(at);
+                    }
                 }
             }
         })?;
-        if still.is_empty() {
+        if longer.is_empty() {
             break;
         }
+        let (kept, tokens): (Vec<usize>, Vec<u32>) = longer.keys().copied().unzip();
         reading.advance(&kept, &tokens)?;
-        open = still;
+        shared = longer.into_values().collect();
     }
     Ok(sums)
 }
