@@ -221,10 +221,23 @@ pub struct TrainArgs {
     #[arg(long, value_name = "BOOL", num_args = 1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_passages: Option<bool>,
-    /// How passages are read: `mixture` (one prompt a passage) or `concat` (one for all) [default: mixture].
+    /// How passages are read in training: `mixture` (one prompt a passage) or `concat` (one for all) [default: mixture].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reader: Option<String>,
+    /// How answers are read off in evaluations: `mixture`, `concat`, `sequence-thorough` or `sequence-fast` [default: as
+    /// `--reader`].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_reader: Option<String>,
+    /// Hypotheses followed at a time when an answer is searched; 1: greedy [default: 1].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beams: Option<usize>,
+    /// Compare the hypotheses of a beam search by log-probability / tokens^penalty; 0: by probability [default: 0].
+    #[arg(long, allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length_penalty: Option<f64>,
     /// Seed of everything random [default: 0].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -337,9 +350,17 @@ pub struct EvalArgs {
     /// Passages read for an answer; 0 answers without any [default: the run's, or 5].
     #[arg(long)]
     pub top_k: Option<usize>,
-    /// `mixture` or `concat` [default: the run's, or mixture; concat with a selector].
+    /// `mixture`, `concat`, `sequence-thorough` or `sequence-fast` [default: the run's, or mixture; concat with a
+    /// selector].
     #[arg(long)]
     pub reader: Option<String>,
+    /// Hypotheses followed at a time when an answer is searched; 1: greedy [default: the run's, or 1].
+    #[arg(long)]
+    pub beams: Option<usize>,
+    /// Compare the hypotheses of a beam search by log-probability / tokens^penalty; 0: by probability [default: the run's,
+    /// or 0].
+    #[arg(long, allow_hyphen_values = true)]
+    pub length_penalty: Option<f64>,
     /// Temperature of the prior over passages [default: the run's, or 0.05].
     #[arg(long)]
     pub temperature: Option<f64>,

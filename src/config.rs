@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::hub::Origin;
 use crate::models::Precision;
 use crate::models::nn::Format;
+use crate::pipeline::answer::{AnswerReader, check_search};
 use crate::strategies::{self, Reader, Recipe, Stage, Strategy};
 
 /// The resolved settings of a training run.
@@ -47,6 +48,12 @@ pub struct TrainConfig {
     pub train_passages: bool,
     #[serde(default)]
     pub reader: Reader,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_reader: Option<AnswerReader>,
+    #[serde(default = "defaults::beams")]
+    pub beams: usize,
+    #[serde(default)]
+    pub length_penalty: f64,
     #[serde(default)]
     pub seed: u64,
     #[serde(default = "defaults::schedule")]
@@ -115,6 +122,9 @@ mod defaults {
     }
     pub fn scale() -> f64 {
         20.0
+    }
+    pub fn beams() -> usize {
+        1
     }
     pub fn schedule() -> String {
         "linear".into()
@@ -216,6 +226,17 @@ impl TrainConfig {
         })
     }
 
+    /// How answers are read off in evaluations: as asked for, else as the generator is trained.
+    pub fn eval_reader(&self) -> AnswerReader {
+        self.eval_reader.unwrap_or(self.reader.into())
+    }
+
+    /// The name of the reader whose answers are learnt from; none where no answer is.
+    pub fn training_reader(&self) -> Result<Option<&'static str>> {
+        let reads = |stage: &Stage| stage.trains.generator || stage.objective.per_question();
+        Ok(self.stages()?.iter().any(reads).then(|| self.reader.name()))
+    }
+
     fn check(&self) -> Result<()> {
         device(&self.device)?;
         let trains = self.stages()?.iter().any(|stage| stage.trains.generator);
@@ -234,6 +255,7 @@ impl TrainConfig {
         at_least_one("--max-answer-tokens", self.max_answer_tokens)?;
         at_least_one("--keep-checkpoints", self.keep_checkpoints)?;
         at_least_one("--ef", self.ef)?;
+        check_search(self.beams, self.length_penalty)?;
         positive("--temperature", self.temperature)?;
         positive("--scale", self.scale)?;
         positive("--lr-encoder", self.lr_encoder)?;
@@ -363,6 +385,31 @@ mod tests {
     }
 
     #[test]
+    fn how_answers_are_learnt_and_how_they_are_read_are_two_settings() {
+        let resolved = |change: fn(&mut TrainArgs)| {
+            let mut args = complete();
+            change(&mut args);
+            let config = TrainConfig::resolve(&args).unwrap();
+            let read = config.eval_reader().label(config.beams, config.length_penalty);
+            (config.training_reader().unwrap(), read)
+        };
+        assert_eq!(resolved(|_| {}), (Some("mixture"), "mixture".to_owned()));
+        let concat = |a: &mut TrainArgs| {
+            (a.strategy, a.reader) = (Some("generator".into()), Some("concat".into()));
+        };
+        assert_eq!(resolved(concat), (Some("concat"), "concat".to_owned()));
+        let other = |a: &mut TrainArgs| {
+            (a.eval_reader, a.beams) = (Some("sequence-thorough".into()), Some(4));
+        };
+        assert_eq!(resolved(other), (Some("mixture"), "sequence-thorough beam 4".to_owned()));
+        let embedder = |a: &mut TrainArgs| {
+            (a.strategy, a.eval_reader) = (Some("embedder".into()), Some("concat".into()));
+            (a.beams, a.length_penalty) = (Some(2), Some(0.5));
+        };
+        assert_eq!(resolved(embedder), (None, "concat beam 2 penalty 0.5".to_owned()));
+    }
+
+    #[test]
     fn a_model_of_the_hub_stays_at_the_commit_the_run_began_with() {
         let folder = tempfile::tempdir().unwrap();
         let args = TrainArgs { generator: Some("owner/name@v1".into()), ..complete() };
@@ -395,6 +442,9 @@ mod tests {
         assert!(refused(|a| a.strategy = Some("best".into())).to_string().contains("`best`"));
         assert!(refused(|a| a.eval_questions = Some("train.jsonl".into())).to_string().contains("train.jsonl"));
         assert!(refused(|a| a.reader = Some("concat".into())).to_string().contains("concat"));
+        assert!(refused(|a| a.beams = Some(0)).to_string().contains("--beams 0"));
+        assert!(refused(|a| a.length_penalty = Some(0.5)).to_string().contains("--length-penalty 0.5"));
+        assert!(format!("{:?}", refused(|a| a.eval_reader = Some("sequence".into()))).contains("`sequence-fast`"));
         assert!(refused(|a| a.lora_rank = Some(0)).to_string().contains("--lora-rank 0"));
         assert!(refused(|a| a.device = Some("cuda".into())).to_string().contains("`cuda`"));
         assert!(refused(|a| a.schedule = Some("wavy".into())).find_hint().is_some());

@@ -17,13 +17,12 @@ use crate::models::Role;
 use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
-use crate::pipeline::answer::AnswerSettings;
+use crate::pipeline::answer::{AnswerReader, AnswerSettings, check_search};
 use crate::pipeline::identity::{encoder_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::selector::{CANDIDATES, Kind, Selector};
 use crate::report::record::EvaluationSummary;
-use crate::report::write_lines;
-use crate::strategies::Reader;
+use crate::report::{reading, write_lines};
 use crate::train::session::{EVALUATION_SEQUENCES, prompt_limit, read_questions};
 
 /// What `eval --json` prints.
@@ -42,6 +41,9 @@ struct Evaluated {
     questions_hash: String,
     top_k: usize,
     temperature: f64,
+    /// How the generator of the run was trained to read; none where no answer was learnt.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    training_reader: String,
     summary: EvaluationSummary,
     /// Share of prompts whose passages were shortened.
     truncated_prompts: f64,
@@ -60,7 +62,10 @@ struct Parts {
     selector_base: Option<PathBuf>,
     candidates: usize,
     top_k: usize,
-    reader: Reader,
+    reader: AnswerReader,
+    beams: usize,
+    length_penalty: f64,
+    training_reader: String,
     temperature: f64,
     ef: usize,
     exact: bool,
@@ -84,6 +89,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         return Err(Error::new("`--max-answer-tokens 0` leaves no room for an answer; expected at least 1")
             .hint("leave it out for the run's own, or 32"));
     }
+    check_search(parts.beams, parts.length_penalty)?;
     let setup = ledger.activity(Activity::Setup);
     let load = ledger.span(Phase::Load);
     let mut hub = BTreeMap::new();
@@ -148,6 +154,8 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         top_k: parts.top_k,
         answer: AnswerSettings {
             reader: parts.reader,
+            beams: parts.beams,
+            length_penalty: parts.length_penalty,
             temperature: parts.temperature,
             max_prompt_tokens,
             max_answer_tokens: parts.max_answer_tokens,
@@ -186,6 +194,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         questions_hash: questions.hash,
         top_k: parts.top_k,
         temperature: parts.temperature,
+        training_reader: parts.training_reader,
         summary,
         truncated_prompts: evaluation.truncated as f64 / evaluation.prompts.max(1) as f64,
         truncated_questions,
@@ -201,7 +210,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
 
 /// Of a run: what it trained, else what it began with. Flags win.
 fn parts(args: &EvalArgs) -> Result<Parts> {
-    let reader = args.reader.as_deref().map(Reader::parse).transpose()?;
+    let reader = args.reader.as_deref().map(AnswerReader::parse).transpose()?;
     if let Some(run) = &args.run {
         let (config, record) = finished_run(run)?;
         let trained = |name: &str| Some(run.join(name)).filter(|folder: &PathBuf| folder.is_dir());
@@ -209,7 +218,10 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
         let selector = args.selector.clone().or_else(|| trained("selector"));
         return Ok(Parts {
-            reader: reader.unwrap_or(if selector.is_some() { Reader::Concat } else { config.reader }),
+            reader: reader.unwrap_or_else(|| match selector.is_some() {
+                true => AnswerReader::Concat,
+                false => config.eval_reader(),
+            }),
             selector,
             selector_base: args.selector_base.clone(),
             candidates: args.candidates.unwrap_or(CANDIDATES),
@@ -218,6 +230,9 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             adapter: trained("adapter"),
             index: config.index,
             top_k: args.top_k.unwrap_or(config.top_k),
+            beams: args.beams.unwrap_or(config.beams),
+            length_penalty: args.length_penalty.unwrap_or(config.length_penalty),
+            training_reader: record.training_reader,
             temperature: args.temperature.unwrap_or(config.temperature),
             ef: args.ef.unwrap_or(config.ef),
             exact: args.exact || config.exact,
@@ -237,10 +252,13 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         encoder: args.encoder.clone(),
         adapter: args.adapter.clone(),
         top_k: args.top_k.unwrap_or(5),
-        reader: reader.unwrap_or(if args.selector.is_some() { Reader::Concat } else { Reader::default() }),
+        reader: reader.unwrap_or(if args.selector.is_some() { AnswerReader::Concat } else { AnswerReader::default() }),
         selector: args.selector.clone(),
         selector_base: args.selector_base.clone(),
         candidates: args.candidates.unwrap_or(CANDIDATES),
+        beams: args.beams.unwrap_or(1),
+        length_penalty: args.length_penalty.unwrap_or(0.0),
+        training_reader: String::new(),
         temperature: args.temperature.unwrap_or(0.05),
         ef: args.ef.unwrap_or(64),
         exact: args.exact,
@@ -267,7 +285,9 @@ fn describe(evaluated: &Evaluated) -> String {
         format!("nDCG@10       {}", percent(summary.ndcg10)),
         format!(
             "reader        {}, top {}, temperature {}",
-            summary.reader_mode, evaluated.top_k, evaluated.temperature
+            reading(&evaluated.training_reader, &summary.reader_mode),
+            evaluated.top_k,
+            evaluated.temperature
         ),
         format!(
             "shortened     {} of prompts, {} of questions to the encoder's length",

@@ -14,7 +14,7 @@ use crate::cost::{Ledger, Phase, machine, units};
 use crate::error::{Context, Error, Result};
 use crate::pipeline::identity::encoder_of;
 use crate::report::files::RECORD_FILE;
-use crate::report::record::{RunRecord, Status};
+use crate::report::record::{RunRecord, Status, reading};
 use crate::train::run::RunFolder;
 use crate::train::session::Session;
 use crate::train::{Event, Outcome, checkpoint, finish, memory};
@@ -171,7 +171,7 @@ fn summary(record: &RunRecord, run: &Path) -> String {
             percent(last.recall.get(&5).copied()),
             percent(last.mrr10),
             last.n,
-            last.reader_mode
+            reading(&record.training_reader, &last.reader_mode)
         ));
     }
     lines.push(format!(

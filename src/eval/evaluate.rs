@@ -7,12 +7,11 @@ use crate::data::Question;
 use crate::error::{Error, Result};
 use crate::models::{Grad, Role};
 use crate::pipeline::Pipeline;
-use crate::pipeline::answer::{AnswerSettings, Context, answer};
+use crate::pipeline::answer::{AnswerReader, AnswerSettings, Context, answer};
 use crate::pipeline::selector::{Selector, SelectorInput};
 use crate::report::record::EvaluationSummary;
 use crate::report::scores::{QuestionScore, RetrievedPassage};
 use crate::report::selection::SelectionScore;
-use crate::strategies::Reader;
 
 /// The depths recall is reported at.
 pub const RECALL_AT: [u32; 4] = [1, 5, 10, 20];
@@ -26,7 +25,7 @@ pub struct EvaluateSettings {
     pub answer: AnswerSettings,
     /// Only so many questions, from the first; 0 for all.
     pub limit: usize,
-    /// Sequences decoded at a time.
+    /// Sequences decoded at a time, every beam of every prompt one of them.
     pub sequences: usize,
 }
 
@@ -75,7 +74,7 @@ pub fn evaluate(
     let questions = questions.get(..limit).unwrap_or_default();
     let deepest = RECALL_AT.iter().copied().max().unwrap_or(1) as usize;
     let selector = pipeline.selector.as_ref().filter(|_| settings.top_k > 0);
-    if selector.is_some() && settings.answer.reader != Reader::Concat {
+    if selector.is_some() && settings.answer.reader != AnswerReader::Concat {
         return Err(Error::new(format!(
             "the reader `{}` weighs passages by their retrieval scores, which say nothing about a selection",
             settings.answer.reader.name()
@@ -84,7 +83,7 @@ pub fn evaluate(
     }
     let given = selector.map_or(0, Selector::candidates);
     let depth = deepest.max(settings.top_k).max(given).min(pipeline.generation.len());
-    let width = settings.top_k.max(1);
+    let width = settings.top_k.max(1) * settings.answer.beams.max(1);
     let mut scores = Vec::with_capacity(questions.len());
     let (mut prompts, mut truncated, mut shortened) = (0, 0, 0u64);
     for batch in questions.chunks((settings.sequences / width).max(1)) {
@@ -133,7 +132,7 @@ pub fn evaluate(
     }
     let mut summary = EvaluationSummary {
         generation: pipeline.generation.number(),
-        reader_mode: settings.answer.reader.name().to_owned(),
+        reader_mode: settings.answer.label(),
         ..EvaluationSummary::of(name, &scores)
     };
     if let Some(selection) = &mut summary.selection {

@@ -66,6 +66,13 @@ impl Generator {
         Ok(Decoding { network, head, device: self.device().clone(), ids: prompts.to_vec(), lengths, cache, logits })
     }
 
+    /// Floating point operations of reading one more token in each of some rows of these lengths, whose keys and values are
+    /// kept, and of the logits after it: what [`Generator::forward_flops`] of the longer rows has more.
+    pub fn step_flops(&self, lengths: &[usize]) -> f64 {
+        let longer: Vec<usize> = lengths.iter().map(|length| length + 1).collect();
+        self.forward_flops(&longer, longer.len()) - self.forward_flops(lengths, 0)
+    }
+
     /// Continues each prompt by its likeliest tokens: at most `max_new` of them, up to and including the first of
     /// `stop_ids`, and not beyond [`Generator::max_positions`] in all. Of equally likely tokens the lowest id is taken.
     ///
@@ -194,6 +201,17 @@ impl Decoding {
         self.ids = rows.iter().map(|&row| self.ids[row].clone()).collect();
         self.lengths = rows.iter().map(|&row| self.lengths[row]).collect();
         Ok(())
+    }
+
+    /// A copy of these rows that is continued by itself; a row may be named more than once. This decoding stays as it is.
+    pub fn fork(&self, rows: &[usize]) -> Result<Self> {
+        let (network, head, device) = (self.network.clone(), self.head.clone(), self.device.clone());
+        // New tokens are written into the cache in place: selecting copies it, so that nothing is shared.
+        let cache = Cache { room: self.cache.room, layers: self.cache.layers.clone() };
+        let (ids, lengths, logits) = (self.ids.clone(), self.lengths.clone(), self.logits.clone());
+        let mut copy = Self { network, head, device, ids, lengths, cache, logits };
+        copy.select(rows)?;
+        Ok(copy)
     }
 
     /// The token with the largest logit of each row; the lowest id of several.

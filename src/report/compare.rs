@@ -44,7 +44,7 @@ pub struct Comparison {
     pub resamples: usize,
     /// What recall means.
     pub recall_definition: String,
-    /// How the generator of the reference read passages.
+    /// How answers of the reference were learnt and read off.
     pub reader_mode: String,
     /// The machine of the reference.
     pub machine: String,
@@ -65,6 +65,8 @@ pub struct Row {
     pub label: String,
     /// Name of the strategy.
     pub strategy: String,
+    /// How answers are read off, and how they were learnt where that was otherwise.
+    pub reader: String,
     /// Seeds of its runs.
     pub seeds: Vec<u64>,
     /// Whether all of its runs are finished.
@@ -125,7 +127,7 @@ pub fn compare(runs: Vec<(RunRecord, Vec<QuestionScore>)>, options: &CompareOpti
         questions_hash: first.data.eval_questions.hash.clone(),
         resamples: options.resamples,
         recall_definition: first.recall_definition.clone(),
-        reader_mode: first.reader_mode.clone(),
+        reader_mode: first.reading(),
         machine: first.machine.to_string(),
         metrics,
         reference: labels.first().cloned().unwrap_or_default(),
@@ -247,6 +249,7 @@ fn row(label: &str, records: &[&RunRecord], runs: &[Scores], scores: &Scores) ->
     Row {
         label: label.to_owned(),
         strategy: records.first().map(|record| record.strategy.clone()).unwrap_or_default(),
+        reader: records.first().map(|record| record.reading()).unwrap_or_default(),
         seeds: records.iter().map(|record| record.seed).collect(),
         finished: records.iter().all(|record| record.status == Status::Finished),
         metrics,

@@ -20,7 +20,7 @@ pub use files::{METRICS_FILE, RECORD_FILE, append_line, keep_lines, read_lines, 
 pub use html::html;
 pub use record::{
     CurvePoint, DataFile, DataRecord, EvaluationSummary, IndexRecord, ModelRecord, RefreshRecord, RunRecord, SCHEMA,
-    Status,
+    Status, reading,
 };
 pub use scores::{QuestionScore, RetrievedPassage};
 pub use selection::{SelectionScore, SelectionSummary};

@@ -80,8 +80,11 @@ pub struct RunRecord {
     pub models: Vec<ModelRecord>,
     /// The template that made prompts.
     pub prompt_template: String,
-    /// How the generator read passages: all in one prompt, or a mixture over one prompt a passage.
+    /// How answers are read off in evaluations, with the search for them: `mixture`, `sequence-thorough beam 4`, ...
     pub reader_mode: String,
+    /// How the generator reads passages in training, `mixture` or `concat`; empty where no answer is learnt.
+    #[serde(default)]
+    pub training_reader: String,
     /// Passages retrieved for each question.
     pub top_k: u64,
     /// What "recall" means in this record.
@@ -220,13 +223,22 @@ pub struct EvaluationSummary {
     pub mrr10: Option<f64>,
     /// nDCG@10, binary relevance.
     pub ndcg10: Option<f64>,
-    /// How the generator read passages.
+    /// How answers were read off.
     pub reader_mode: String,
     /// File of the scores by question, relative to the run folder.
     pub scores_file: String,
     /// What a selector chose of what was retrieved; none without a selector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<SelectionSummary>,
+}
+
+/// Names the system that a generator trained by one reader and read by another is: what it is read by, and in brackets what
+/// it was trained by where that differs. `trained` is empty where no answer was learnt.
+pub fn reading(trained: &str, read: &str) -> String {
+    match trained.is_empty() || read.split(' ').next() == Some(trained) {
+        true => read.to_owned(),
+        false => format!("{read} (trained: {trained})"),
+    }
 }
 
 impl RunRecord {
@@ -246,6 +258,11 @@ impl RunRecord {
     /// How tables call the run.
     pub fn name(&self) -> &str {
         if self.label.is_empty() { &self.strategy } else { &self.label }
+    }
+
+    /// How answers were learnt and are read off; see [`reading`].
+    pub fn reading(&self) -> String {
+        reading(&self.training_reader, &self.reader_mode)
     }
 
     /// The last evaluation of this name.

@@ -82,3 +82,17 @@ fn other_schemas_damage_and_strange_folders_are_refused() {
         assert!(RunRecord::load(run.path()).is_err(), "{damaged:.20}");
     }
 }
+
+#[test]
+fn a_reading_names_training_and_evaluation_where_they_differ() {
+    for (trained, read, named) in [
+        ("", "mixture", "mixture"),
+        ("mixture", "mixture beam 4", "mixture beam 4"),
+        ("mixture", "sequence-thorough beam 4", "sequence-thorough beam 4 (trained: mixture)"),
+        ("mixture", "concat", "concat (trained: mixture)"),
+        ("concat", "concat beam 2 penalty 1", "concat beam 2 penalty 1"),
+    ] {
+        let (training_reader, reader_mode) = (trained.to_owned(), read.to_owned());
+        assert_eq!(RunRecord { training_reader, reader_mode, ..RunRecord::default() }.reading(), named);
+    }
+}

@@ -113,11 +113,11 @@ fn summary(comparison: &Comparison) -> Grid {
     let mut chosen: Vec<String> = ["em", "f1"].iter().filter(|name| has(name)).map(|&name| name.to_owned()).collect();
     chosen.extend(recall);
     chosen.extend(has("mrr@10").then(|| "mrr@10".to_owned()));
-    let mut header = vec!["run".to_owned(), "seeds".to_owned()];
+    let mut header = vec!["run".to_owned(), "reader".to_owned(), "seeds".to_owned()];
     header.extend(chosen.iter().map(|name| title(name)));
     header.extend(["time", "of it refresh", "time ratio"].map(str::to_owned));
     let rows = comparison.rows.iter().map(|row| {
-        let mut cells = vec![row.label.clone(), row.seeds.len().to_string()];
+        let mut cells = vec![row.label.clone(), row.reader.clone(), row.seeds.len().to_string()];
         for name in &chosen {
             cells.push(row.metrics.get(name).map_or("-".to_owned(), |measured| quality(&measured.interval)));
         }

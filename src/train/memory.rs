@@ -11,6 +11,7 @@ use crate::config::TrainConfig;
 use crate::cost::{machine, units};
 use crate::error::{Error, Result};
 use crate::models::Role;
+use crate::pipeline::answer::AnswerReader;
 use crate::pipeline::embed::passage_text;
 use crate::strategies::{Reader, Stage};
 
@@ -108,7 +109,7 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
         generator.params().quantised().map(|(_, it)| (4 * it.dims().0 * it.dims().1).saturating_sub(it.bytes())).sum();
     let mut estimate = Estimate {
         loaded: machine::resident_bytes().unwrap_or(0).saturating_sub(freed as u64) as f64,
-        evaluation: generator.decoding_bytes(EVALUATION_SEQUENCES, sample.prompt.mean, config.max_answer_tokens as f64),
+        evaluation: evaluation(session, config, sample.prompt.mean),
         ..Estimate::default()
     };
     for stage in stages {
@@ -147,6 +148,20 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
         estimate.activations = estimate.activations.max(activations);
     }
     Ok(estimate)
+}
+
+/// Of a batch of evaluation questions: `prompt` is the mean length of a prompt in training.
+fn evaluation(session: &Session, config: &TrainConfig, prompt: f64) -> f64 {
+    let reader = config.eval_reader();
+    let together = |all: bool| if all { config.top_k as f64 } else { 1.0 };
+    let prompt = prompt * together(reader == AnswerReader::Concat) / together(config.reader == Reader::Concat);
+    let mut rows = EVALUATION_SEQUENCES.max(config.top_k * config.beams);
+    if reader == AnswerReader::SequenceThorough {
+        // The prompts as they were read stay beside what continues them.
+        rows += rows / config.beams;
+    }
+    let prompt = prompt.min(session.max_prompt_tokens as f64);
+    session.pipeline.generator.decoding_bytes(rows, prompt, config.max_answer_tokens as f64)
 }
 
 /// Lengths in tokens: the encoder's of questions and passages, the generator's of prompts with their answers.

@@ -43,7 +43,8 @@ impl Session {
         ];
         record.truncated = self.truncated(config)?;
         record.prompt_template = serde_json::to_string(&pipeline.prompt.template)?;
-        record.reader_mode = config.reader.name().to_owned();
+        record.reader_mode = config.eval_reader().label(config.beams, config.length_penalty);
+        record.training_reader = config.training_reader()?.unwrap_or_default().to_owned();
         record.top_k = config.top_k as u64;
         record.recall_definition = "recall@k: share of a question's gold passage ids among its k nearest; answer \
              recall@k: an accepted answer occurs, normalised, in title or text of one of them"

@@ -163,7 +163,9 @@ impl Session {
             evaluate_settings: EvaluateSettings {
                 top_k: config.top_k,
                 answer: AnswerSettings {
-                    reader: config.reader,
+                    reader: config.eval_reader(),
+                    beams: config.beams,
+                    length_penalty: config.length_penalty,
                     temperature: config.temperature,
                     max_prompt_tokens: self.max_prompt_tokens,
                     max_answer_tokens: config.max_answer_tokens,

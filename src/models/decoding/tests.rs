@@ -148,6 +148,34 @@ fn selected_rows_go_on_as_they_would_have() {
 }
 
 #[test]
+fn a_fork_goes_its_own_way_and_leaves_the_rows_as_they_were() {
+    let dir = fixture("generator_families/mistral");
+    let (generator, ids) = (load(&dir), Golden::read(&dir).ids());
+    let mut first = generator.start(&ids).unwrap();
+    let mut fork = first.fork(&[0, 1, 2]).unwrap();
+    fork.advance(&[9, 9, 9]).unwrap();
+    fork.advance(&[8, 8, 8]).unwrap();
+    first.advance(&[7, 7, 7]).unwrap();
+    let again = |tokens: &[u32]| {
+        let ids: Vec<Vec<u32>> = ids.iter().map(|row| [row.as_slice(), tokens].concat()).collect();
+        generator.start(&ids).unwrap().log_probs().unwrap()
+    };
+    assert_near("rows", &first.log_probs().unwrap(), &again(&[7]), 3e-5);
+    assert_near("fork", &fork.log_probs().unwrap(), &again(&[9, 8]), 3e-5);
+}
+
+#[test]
+fn steps_cost_what_reading_at_once_costs() {
+    for case in ["generator/tied", "generator_families/mistral"] {
+        let generator = load(&fixture(case));
+        let steps: f64 = (5..12).map(|length| generator.step_flops(&[length, 3])).sum();
+        let prompts = generator.forward_flops(&[5], 0) + 7.0 * generator.forward_flops(&[3], 0);
+        let rows = generator.forward_flops(&[12], 7) + 7.0 * generator.forward_flops(&[4], 1);
+        assert!((prompts + steps - rows).abs() <= 1e-9 * rows, "{case}: {steps}");
+    }
+}
+
+#[test]
 fn wrong_next_tokens_are_refused_and_change_nothing() {
     let generator = load(&fixture("generator/tied"));
     let mut decoding = generator.start(&[vec![1, 5], vec![1, 6, 7]]).unwrap();

@@ -14,6 +14,7 @@ fn a_run_evaluates_to_the_scores_it_ended_with() {
         ("generator", &["--lora-rank", "4", "--generator-dtype", "f16", "--gradient-checkpointing"]),
         ("joint", &["--lora-rank", "4", "--generator-dtype", "bf16"]),
         ("generator", &["--reader", "concat"]),
+        ("generator", &["--eval-reader", "concat", "--beams", "2", "--length-penalty", "0.5"]),
         ("frozen", &[]),
     ] {
         let out = folder.path().join(format!("{strategy}{}", words.concat()));
@@ -36,6 +37,7 @@ fn a_run_evaluates_to_the_scores_it_ended_with() {
         for key in ["em", "f1", "recall", "answer_recall", "mrr10", "ndcg10", "reader_mode", "n", "generation"] {
             assert_eq!(evaluated["summary"][key], last[key], "{strategy} {words:?}: {key}");
         }
+        assert_eq!(record["reader_mode"], last["reader_mode"], "{strategy} {words:?}");
     }
 }
 
@@ -166,4 +168,99 @@ fn a_selector_is_served_and_measured() {
     evaluate(&["--selector", &selector, "--candidates", "0"]).refused(&["`0` candidates"]);
     evaluate(&["--candidates", "6"]).refused(&["`--candidates`", "`--selector`"]);
     evaluate(&["--selector", &selector, "--selector-base", &selector]).refused(&["whole model"]);
+}
+
+/// Every way of reading an answer off runs, is named, and costs what it reads.
+#[test]
+fn every_reader_and_search() {
+    let evaluate_at = |k: &str, words: &[&str]| {
+        ragtune(&["eval", "--limit", "5", "--top-k", k, "--json"])
+            .with("--index", base_index())
+            .with("--generator", fixture("models/qa-llama"))
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .and(words)
+            .run()
+            .json()
+    };
+    let evaluate = |words: &[&str]| evaluate_at("3", words);
+    let tokens = |evaluated: &serde_json::Value| {
+        let entries = evaluated["ledger"]["entries"].as_array().unwrap();
+        let generate = entries.iter().find(|entry| entry["phase"] == "generate").unwrap();
+        generate["tokens"].as_u64().unwrap()
+    };
+    let mut read = std::collections::BTreeMap::new();
+    for (words, label) in [
+        (&["--reader", "mixture"][..], "mixture"),
+        (&["--reader", "mixture", "--beams", "3"], "mixture beam 3"),
+        (&["--reader", "concat", "--beams", "3", "--length-penalty", "-0.5"], "concat beam 3 penalty -0.5"),
+        (&["--reader", "sequence-fast"], "sequence-fast"),
+        (&["--reader", "sequence-thorough"], "sequence-thorough"),
+        (&["--reader", "sequence-fast", "--beams", "3"], "sequence-fast beam 3"),
+        (&["--reader", "sequence-thorough", "--beams", "3"], "sequence-thorough beam 3"),
+    ] {
+        let evaluated = evaluate(words);
+        assert_eq!(evaluated["summary"]["reader_mode"], label);
+        assert_eq!(evaluated, {
+            let mut again = evaluate(words);
+            again["ledger"] = evaluated["ledger"].clone();
+            again
+        });
+        read.insert(label, tokens(&evaluated));
+    }
+    assert!(read["mixture"] < read["mixture beam 3"], "{read:?}");
+    assert!(read["sequence-fast"] < read["sequence-thorough"], "{read:?}");
+    assert!(read["sequence-fast beam 3"] < read["sequence-thorough beam 3"], "{read:?}");
+    assert_eq!(evaluate(&[])["summary"], evaluate(&["--reader", "mixture", "--beams", "1"])["summary"]);
+    // One passage leaves nothing to mix or to weigh; none at all is read closed book.
+    for k in ["0", "1"] {
+        let all: Vec<serde_json::Value> = ["mixture", "concat", "sequence-thorough", "sequence-fast"]
+            .iter()
+            .map(|reader| {
+                let mut summary = evaluate_at(k, &["--reader", reader, "--beams", "2"])["summary"].clone();
+                summary["reader_mode"] = "".into();
+                summary
+            })
+            .collect();
+        assert!(all.iter().all(|summary| summary == &all[0]), "--top-k {k}: {all:#?}");
+    }
+}
+
+#[test]
+fn searches_that_cannot_be_followed_are_refused() {
+    for (words, parts) in [
+        (&["--reader", "both"][..], &["`both`", "sequence-thorough"][..]),
+        (&["--beams", "0"], &["--beams 0"]),
+        (&["--length-penalty", "1"], &["--length-penalty 1", "--beams 4"]),
+    ] {
+        ragtune(&["eval"])
+            .with("--index", base_index())
+            .with("--generator", small_generator())
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .and(words)
+            .run()
+            .refused(parts);
+    }
+}
+
+/// A generator that reads otherwise than it was trained is another system: every report names both.
+#[test]
+fn how_it_was_trained_and_how_it_is_read_are_both_named() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let run = folder.path().join("run");
+    let trained = train("generator", &index, &run).and(&["--steps", "1", "--eval-reader", "concat"]).run().done();
+    let pair = "concat (trained: mixture)";
+    assert!(trained.stdout.contains(pair), "{}", trained.stdout);
+    let record = json(&run.join("record.json"));
+    assert_eq!((&record["training_reader"], &record["reader_mode"]), (&"mixture".into(), &"concat".into()));
+    let compared = ragtune(&["compare", "--resamples", "50"]).and(&[run.to_str().unwrap()]).run().done().stdout;
+    assert!(compared.contains(pair), "{compared}");
+    let evaluated = ragtune(&["eval", "--limit", "2"])
+        .with("--run", &run)
+        .with("--questions", fixture("tiny/dev.jsonl"))
+        .and(&["--reader", "sequence-fast", "--beams", "2"])
+        .run()
+        .done()
+        .stdout;
+    assert!(evaluated.contains("sequence-fast beam 2 (trained: mixture)"), "{evaluated}");
 }
