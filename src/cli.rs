@@ -257,6 +257,16 @@ pub struct TrainArgs {
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_targets: Option<Vec<String>>,
+    /// Share of the inputs of each adapter that training drops [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_dropout: Option<f64>,
+    /// Dropout of the models while they train: `off`, `config` (what each config.json says), or a share for every place where
+    /// the family has one. Off by default: in the literature, likelihoods that teach a retriever are those of the model as it
+    /// answers, without dropout [default: off].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<String>,
     /// Keep the generator's matrices, frozen, as f32, bf16, f16, q8_0, q4_0 or q4_k; an adapter trains on top [default: f32].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use crate::cli::TrainArgs;
 use crate::error::{Context, Error, Result};
 use crate::hub::Origin;
 use crate::models::Precision;
+use crate::models::dropout::Dropping;
 use crate::models::nn::Format;
 use crate::strategies::{self, Reader, Recipe, Stage, Strategy};
 
@@ -63,6 +64,10 @@ pub struct TrainConfig {
     pub lora_alpha: f64,
     #[serde(default = "defaults::lora_targets")]
     pub lora_targets: Vec<String>,
+    #[serde(default)]
+    pub lora_dropout: f64,
+    #[serde(default)]
+    pub dropout: Dropping,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prompt_tokens: Option<usize>,
     #[serde(default = "defaults::max_answer_tokens")]
@@ -244,6 +249,17 @@ impl TrainConfig {
             at_least_one("--lora-rank", rank)?;
             positive("--lora-alpha", self.lora_alpha)?;
         }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(Error::new(format!("`--lora-dropout {}` is no share from 0 to below 1", self.lora_dropout))
+                .hint("leave `--lora-dropout` out for none, or give for instance 0.05"));
+        }
+        if self.lora_dropout > 0.0 && self.lora_rank.is_none() {
+            return Err(Error::new(format!(
+                "`--lora-dropout {}` is about an adapter, and none trains",
+                self.lora_dropout
+            ))
+            .hint("train one, for instance with `--lora-rank 16`, or leave it out"));
+        }
         if self.questions == self.eval_questions {
             return Err(Error::new(format!(
                 "`--questions` and `--eval-questions` are both `{}`: a score on training questions says nothing",
@@ -354,9 +370,18 @@ mod tests {
         std::fs::write(&file, "steps = 7\ntop-k = 3\nlr-encoder = 1e-6\n").unwrap();
         let args = TrainArgs { config: Some(file.clone()), top_k: Some(4), ..complete() };
         let config = TrainConfig::resolve(&args).unwrap();
+        assert_eq!((config.dropout, config.lora_dropout), (Dropping::Off, 0.0));
         assert_eq!((config.steps, config.top_k, config.lr_encoder, config.batch_size), (7, 4, 1e-6, 8));
         std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
         assert_eq!(TrainConfig::of_run(folder.path()).unwrap(), config);
+        std::fs::write(&file, "dropout = 0.2\n").unwrap();
+        for (typed, dropping) in [(None, Dropping::Share(0.2)), (Some("config".into()), Dropping::Config)] {
+            let config =
+                TrainConfig::resolve(&TrainArgs { config: Some(file.clone()), dropout: typed, ..complete() }).unwrap();
+            assert_eq!(config.dropout, dropping);
+            std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
+            assert_eq!(TrainConfig::of_run(folder.path()).unwrap(), config);
+        }
         std::fs::write(&file, "stepz = 7\n").unwrap();
         let error = TrainConfig::resolve(&args).unwrap_err();
         assert!(format!("{:?}", error).contains("stepz"));
@@ -398,6 +423,12 @@ mod tests {
         assert!(refused(|a| a.lora_rank = Some(0)).to_string().contains("--lora-rank 0"));
         assert!(refused(|a| a.device = Some("cuda".into())).to_string().contains("`cuda`"));
         assert!(refused(|a| a.schedule = Some("wavy".into())).find_hint().is_some());
+        let error = refused(|a| a.dropout = Some("1.5".into()));
+        assert!(format!("{error:?}").contains("`1.5`"), "{error:?}");
+        assert!(
+            refused(|a| (a.lora_rank, a.lora_dropout) = (Some(4), Some(1.0))).to_string().contains("--lora-dropout 1")
+        );
+        assert!(refused(|a| a.lora_dropout = Some(0.1)).find_hint().unwrap().contains("--lora-rank"));
         assert!(
             refused(|a| {
                 a.strategy = Some("generator".into());

@@ -18,6 +18,7 @@ mod layer;
 mod memory;
 mod names;
 mod network;
+mod projection;
 mod reader;
 mod rope;
 mod saving;
@@ -25,6 +26,8 @@ mod scaling;
 mod scoring;
 mod special;
 
+#[cfg(test)]
+mod dropout_tests;
 #[cfg(test)]
 mod family_tests;
 #[cfg(test)]
@@ -39,6 +42,7 @@ use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 use super::checkpointing::Tape;
+use super::dropout::{Dropping, Drops, Rates};
 use super::lora::{Lora, Merged};
 use super::params::Params;
 use super::text::Text;
@@ -77,6 +81,8 @@ pub struct Generator {
     pub(super) merged: Vec<Merged>,
     /// Where passes with gradients leave their layers, when those are computed twice to save memory.
     tape: Option<Tape>,
+    /// What passes with a draw drop.
+    rates: Rates,
 }
 
 impl Generator {
@@ -137,6 +143,7 @@ impl Generator {
             lora: None,
             merged: Vec::new(),
             tape: None,
+            rates: Rates::default(),
         })
     }
 
@@ -182,6 +189,7 @@ impl Generator {
             lora: self.lora.clone(),
             merged: self.merged.clone(),
             tape: self.tape.is_some().then(Tape::default),
+            rates: self.rates,
         })
     }
 
@@ -218,6 +226,19 @@ impl Generator {
     /// [`Generator::params`], to choose what trains or to restore a checkpoint.
     pub fn params_mut(&mut self) -> &mut Params {
         &mut self.params
+    }
+
+    /// Decides what passes with a [`Draw`] drop from now on, apart from the adapter, whose settings say that; nothing until
+    /// then.
+    ///
+    /// [`Draw`]: super::dropout::Draw
+    pub fn set_dropout(&mut self, dropping: Dropping) {
+        self.rates = self.dropout().under(dropping);
+    }
+
+    /// The dropout that its config.json asks for.
+    pub fn dropout(&self) -> Rates {
+        self.decoder.rates()
     }
 
     /// The ids of a prompt: the beginning-of-text token, where the model has one, then the text's own.
@@ -259,7 +280,13 @@ impl Generator {
 
     /// The weights of one forward pass, resolved by name.
     pub(super) fn network(&self, grad: Grad) -> Result<Network> {
-        Network::new(&self.decoder, self.decoder.causal_root(), self.params.view(grad), self.lora.as_ref())
+        self.network_dropping(grad, None)
+    }
+
+    /// [`Generator::network`] for one batch, of which this is dropped.
+    fn network_dropping(&self, grad: Grad, drops: Option<&Drops>) -> Result<Network> {
+        let view = self.params.view(grad).dropping(drops);
+        Network::new(&self.decoder, self.decoder.causal_root(), view, self.lora.as_ref())
     }
 
     /// The output layer of one forward pass: the embedding's own weight where the two are one.

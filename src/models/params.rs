@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::dropout::{Drops, Site, drop_from};
 use super::nn::{self, Bf16Matrix, Format, Int8Matrix, Quantised};
 use super::weights::{self, Weights};
 use super::{Grad, Precision};
@@ -179,12 +180,12 @@ impl Params {
 
     /// The weights as a forward pass sees them.
     pub fn view(&self, grad: Grad) -> View<'_> {
-        View { params: self, grad, rounded: None }
+        View { params: self, grad, rounded: None, drops: None }
     }
 
     /// The weights as a pass without gradients sees them, with the rounded matrices of `layers` in place of their own.
     pub fn view_rounded<'a>(&'a self, layers: &'a RoundedLayers) -> View<'a> {
-        View { params: self, grad: Grad::Off, rounded: Some(layers) }
+        View { params: self, grad: Grad::Off, rounded: Some(layers), drops: None }
     }
 
     /// A deep copy: training one leaves the other as it is.
@@ -274,6 +275,7 @@ pub struct View<'a> {
     params: &'a Params,
     grad: Grad,
     rounded: Option<&'a RoundedLayers>,
+    drops: Option<&'a Drops>,
 }
 
 /// A matrix of a layer as one pass uses it, with its bias.
@@ -301,7 +303,27 @@ impl Matrix {
     }
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// The same for a pass in training that drops this.
+    pub(super) fn dropping(self, drops: Option<&'a Drops>) -> Self {
+        Self { drops, ..self }
+    }
+
+    /// What the pass drops at a place of a layer; `None` for nothing.
+    pub(super) fn dropout(&self, site: Site, layer: usize) -> Result<Option<nn::Dropout>> {
+        self.drops.map_or(Ok(None), |drops| drops.at(site, layer))
+    }
+
+    /// What the pass drops before the adapter of the module at `path`, where that asks for `rate`.
+    pub(super) fn adapter_dropout(&self, path: &str, rate: f64) -> Result<Option<nn::Dropout>> {
+        self.drops.map_or(Ok(None), |drops| drops.adapter(path, rate))
+    }
+
+    /// x (N, ...) with what the pass drops of it at a place of a layer.
+    pub(super) fn drop_from(&self, x: Tensor, site: Site, layer: usize) -> Result<Tensor> {
+        drop_from(x, self.dropout(site, layer)?.as_ref())
+    }
+
     /// The layer at `path`: `path.weight`, and `path.bias` where there is one.
     pub fn matrix(&self, path: &str) -> Result<Matrix> {
         if let Some(matrix) = self.rounded.and_then(|layers| layers.by_path.get(path)) {

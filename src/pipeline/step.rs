@@ -4,6 +4,7 @@
 //! Retrieval is over the current generation, however stale; scores are recomputed from live vectors where the passage
 //! side trains (REALM, arXiv 2002.08909, section 3.3: the index only selects).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
@@ -15,6 +16,7 @@ use super::prompt::PromptIds;
 use crate::cost::{Ledger, Phase};
 use crate::data::Question;
 use crate::error::{Error, Result};
+use crate::models::dropout::Draw;
 use crate::models::generator::Scored;
 use crate::models::{Grad, Role, nn};
 use crate::strategies::Trains;
@@ -67,6 +69,9 @@ pub struct Step<'a> {
     question_vectors: Option<Tensor>,
     hits: Option<Vec<Vec<Hit>>>,
     passages: BTreeMap<u32, Passage>,
+    /// What passes with gradients draw their dropout from, and how many have.
+    draw: Option<Draw>,
+    drawn: Cell<u64>,
     /// What was seen on the way.
     pub observed: Observed,
 }
@@ -89,8 +94,21 @@ impl<'a> Step<'a> {
             question_vectors: None,
             hits: None,
             passages: BTreeMap::new(),
+            draw: None,
+            drawn: Cell::new(0),
             observed: Observed::default(),
         }
+    }
+
+    /// The same step in training: passes over parts that train drop what their models are set to, by these random numbers.
+    pub fn drawing(self, draw: Draw) -> Self {
+        Self { draw: Some(draw), ..self }
+    }
+
+    /// What the next pass draws from; nothing where it has no gradients.
+    fn draw(&self, grad: Grad) -> Option<Draw> {
+        let draw = self.draw.filter(|_| grad == Grad::On)?;
+        Some(draw.of(self.drawn.replace(self.drawn.get() + 1)))
     }
 
     /// (B, K) f32 inner products of live question vectors with the retrieved passages' vectors: live where the passage side
@@ -270,7 +288,10 @@ impl<'a> Step<'a> {
         if grad == Grad::On {
             self.observed.encoder_flops += flops;
         }
-        encoder.forward_as(&tokenized.ids, role, grad)
+        match self.draw(grad) {
+            Some(draw) => encoder.forward_drawing(&tokenized.ids, role, draw),
+            None => encoder.forward_as(&tokenized.ids, role, grad),
+        }
     }
 
     fn prompt_ids(&self, passages: &[&Passage], question: &str) -> Result<PromptIds> {
@@ -297,7 +318,10 @@ impl<'a> Step<'a> {
         if grad == Grad::On {
             self.observed.generator_flops += flops;
         }
-        generator.answer_log_probs(sequences, grad)
+        match self.draw(grad) {
+            Some(draw) => generator.answer_log_probs_drawing(sequences, draw),
+            None => generator.answer_log_probs(sequences, grad),
+        }
     }
 }
 

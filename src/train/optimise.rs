@@ -9,6 +9,7 @@ use super::schedule::Schedule;
 use crate::cost::Phase;
 use crate::data::Question;
 use crate::error::Result;
+use crate::models::dropout::Draw;
 use crate::pipeline::step::{Observed, Step};
 use crate::report::record::CurvePoint;
 use crate::strategies::Stage;
@@ -28,9 +29,11 @@ impl Trainer<'_> {
             vec![whole]
         };
         let mut sums = Sums::default();
-        for run in runs {
+        let draw = Draw::new(config.seed).of(self.state.stage as u64).of(self.state.step);
+        for (number, run) in runs.into_iter().enumerate() {
             let questions = batch.get(run).unwrap_or_default();
-            self.micro_step(stage, questions, questions.len() as f64 / batch.len() as f64, &mut sums)?;
+            let share = questions.len() as f64 / batch.len() as f64;
+            self.micro_step(stage, questions, share, draw.of(number as u64), &mut sums)?;
         }
         let _span = self.ledger.span(Phase::Optimise);
         let factor = Schedule::parse(&config.schedule, config.warmup)?.factor(self.state.step, config.steps);
@@ -63,8 +66,16 @@ impl Trainer<'_> {
     }
 
     /// Adds the loss and gradients of some of a batch's questions, weighted by their share of the batch.
-    fn micro_step(&self, stage: &Stage, questions: &[&Question], share: f64, sums: &mut Sums) -> Result<()> {
-        let mut step = Step::new(&self.pipeline, questions, stage.trains, self.step_settings, self.ledger);
+    fn micro_step(
+        &self,
+        stage: &Stage,
+        questions: &[&Question],
+        share: f64,
+        draw: Draw,
+        sums: &mut Sums,
+    ) -> Result<()> {
+        let step = Step::new(&self.pipeline, questions, stage.trains, self.step_settings, self.ledger);
+        let mut step = step.drawing(draw);
         let loss = {
             // The objective's own arithmetic; what it pulls from the step is charged to inner spans.
             let _span = self.ledger.span(Phase::Score);

@@ -78,6 +78,7 @@ impl Session {
         let mut encoder = Encoder::load(&located.folder, &device)?;
         // A ranking loss needs its whole batch at once; the encoder still takes no more tokens than that at a time.
         encoder.set_chunks(Some(config.batch_tokens));
+        encoder.set_dropout(config.dropout);
         let (generation, base) = searched_by(&corpus, &encoder, &located.folder)?;
         let encoder_name = located.name();
         let located = hub::locate(&config.pinned("generator", &config.generator), &mut |_progress| {})?;
@@ -86,10 +87,12 @@ impl Session {
             generator.quantise(format)?;
         }
         generator.set_checkpointing(config.gradient_checkpointing);
+        generator.set_dropout(config.dropout);
         if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
             let lora = LoraConfig {
                 rank,
                 alpha: config.lora_alpha,
+                dropout: config.lora_dropout,
                 targets: config.lora_targets.clone(),
                 ..LoraConfig::default()
             };

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::modern::{self, ModernBert};
 use crate::error::{Error, Result};
 use crate::models::batch::TokenBatch;
+use crate::models::dropout::Rates;
 use crate::models::generator::{self, Decoder};
 use crate::models::params::{Params, View};
 use crate::models::weights::Weights;
@@ -157,6 +158,26 @@ impl Backbone {
                 2.0 * (config.layers * config.query_width()) as f64 * tokens * tokens
             }
         }
+    }
+
+    /// Dropout by config.json.
+    pub fn rates(&self) -> Rates {
+        match &self.network {
+            Network::Bert(bert) => bert.rates,
+            Network::Modern(modern) => modern.rates,
+            Network::Decoder(decoder) => decoder.rates(),
+        }
+    }
+
+    /// Numbers a token that dropout at these rates keeps in all layers: what went into it stays beside what came out.
+    pub fn dropped_numbers(&self, rates: Rates) -> f64 {
+        let width = |rate: Option<f64>, width: usize| if rate.unwrap_or(0.0) > 0.0 { width as f64 } else { 0.0 };
+        let inside = match &self.network {
+            Network::Modern(modern) => modern.intermediate,
+            Network::Bert(_) | Network::Decoder(_) => self.hidden(),
+        };
+        let of_layer = width(rates.attended, self.hidden()) + width(rates.feed_forward, inside);
+        width(rates.embedding, self.hidden()) + self.layers() as f64 * of_layer
     }
 
     /// Numbers a token that a layer keeps for its backward pass: inputs and results of projections, attention, norms, sums and

@@ -1,6 +1,7 @@
-//! The encoder against sentence-transformers (fixtures/golden/encoder.py, encoder_families.py, minilm.py), and the folders it
-//! must refuse.
+//! The encoder against sentence-transformers (fixtures/golden/encoder.py, encoder_families.py, minilm.py, dropout.py), and the
+//! folders it must refuse.
 
+mod dropout;
 mod families;
 mod folders;
 mod surroundings;
@@ -13,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::models::generator::golden::noise;
 use crate::models::{nn, weights};
 
 fn golden(file: &str) -> PathBuf {
@@ -197,15 +199,8 @@ fn ids_vectors_and_all_gradients_equal_sentence_transformers() {
     }
 }
 
-/// The noise of fixtures/golden/minilm.py: splitmix64 of k · 2⁴⁰ + i in [−1, 1).
 fn projection(k: u64, gradient: &[f64]) -> f64 {
-    let noise = |i: u64| {
-        let mut z = ((k << 40) + i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    };
-    gradient.iter().enumerate().map(|(i, value)| value * noise(i as u64)).sum()
+    gradient.iter().zip(noise(k)).map(|(value, noise)| value * noise).sum()
 }
 
 /// The folder of models beside the repository, or a message that the test was skipped.

@@ -181,6 +181,62 @@ fn attention_equals_pytorch_under_every_mask() {
     });
 }
 
+/// The masks of fixtures/golden/dropout.py, which hashes by itself.
+#[test]
+fn dropout_equals_pytorch_with_the_same_masks() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden/dropout.safetensors");
+    let all = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let case = |name| Case { all: &all, name };
+    let rows = |lengths: &[(u64, u64)]| -> std::sync::Arc<[u64]> {
+        lengths.iter().flat_map(|&(sequence, length)| (0..length).map(move |at| (sequence << 32) | at)).collect()
+    };
+    let some = Dropout::new(0.3, (1 << 63) + 5, rows(&[(0, 5), (3, 4)])).unwrap();
+    case("dropout").agrees(&["x"], |a| dropout(&a[0], &some));
+    // Of any rank: rows are rows.
+    let cube = |x: &Tensor| x.reshape((3, 3, 37));
+    let flat = |x: Tensor| x.reshape((9, 37));
+    case("dropout").agrees(&["x"], |a| Ok(flat(dropout(&cube(&a[0])?, &some)?)?));
+
+    let scale = 1.0 / 6f64.sqrt();
+    let attend = |lengths: &[usize], heads, key_heads, key, rate| {
+        let numbered: Vec<(u64, u64)> = lengths.iter().enumerate().map(|(i, &n)| (i as u64, n as u64)).collect();
+        let dropout = Dropout::new(rate, key, rows(&numbered)).unwrap();
+        Attend { dropout: Some(dropout), ..Attend::within(&Spans::of_lengths(lengths), heads, key_heads, scale) }
+    };
+    let sliding = attend(&[9, 4], 4, 1, 8, 0.4);
+    for (name, how) in [
+        ("dropped_plain", attend(&[7, 3], 3, 3, 7, 0.25)),
+        ("dropped_sliding", Attend { causal: true, window: Some(3), soft_cap: Some(2.0), ..sliding }),
+        ("dropped_blocks", Attend { causal: true, window: Some(70), scale: 0.3, ..attend(&[150, 20], 2, 1, 9, 0.1) }),
+    ] {
+        case(name).agrees(&["q", "k", "v"], |a| attention(&a[0], &a[1], &a[2], &how));
+    }
+    let how = attend(&[7, 3], 2, 2, 10, 0.3);
+    case("dropped_biased").agrees_as_a_whole(&["q", "k", "v", "bias"], &|a: &[Tensor]| {
+        attention_biased(&a[0], &a[1], &a[2], &a[3], &how)
+    });
+    // A sequence by itself drops what it drops among others, when it keeps its number.
+    let (q, k, v) = (noise(1, &[10, 18]), noise(2, &[10, 18]), noise(3, &[10, 18]));
+    let whole = attention(&q, &k, &v, &attend(&[7, 3], 3, 3, 7, 0.25)).unwrap();
+    let dropout = Some(Dropout::new(0.25, 7, rows(&[(1, 3)])).unwrap());
+    let alone = Attend { dropout, ..Attend::within(&Spans::of_lengths(&[3]), 3, 3, scale) };
+    let [q, k, v] = [q, k, v].map(|x| x.narrow(0, 7, 3).unwrap());
+    assert_close("alone", &attention(&q, &k, &v, &alone).unwrap(), &whole.narrow(0, 7, 3).unwrap(), 1e-6);
+    let error = attention(&q, &k, &v, &attend(&[2], 3, 3, 7, 0.25)).unwrap_err();
+    assert!(error.to_string().contains("2 rows, expected 3"), "{error}");
+
+    let adapter = case("dropped_adapter");
+    let (weight, bias) = (adapter.tensor("weight"), adapter.tensor("bias"));
+    let dropped = Dropout::new(0.35, 11, rows(&[(0, 5), (3, 4)])).unwrap();
+    let adapted = |a: &[Tensor], dropout: &Dropout| {
+        adapted_linear(&a[0], &Base::Dense(weight.clone()), Some(&bias), &a[1], &a[2], 0.5, Some(dropout))
+    };
+    adapter.agrees(&["x", "a", "b"], |a| adapted(a, &dropped));
+    let tensors = ["x", "a", "b"].map(|name| adapter.tensor(name));
+    let error = adapted(&tensors, &dropped.of_rows(&[1, 2])).unwrap_err();
+    assert!(error.to_string().contains("2 rows of 32"), "{error}");
+}
+
 #[test]
 fn keys_that_pieces_share_are_read_but_get_no_gradient() {
     let x = Var::from_tensor(&noise(9, &[4, 6])).unwrap();
