@@ -27,10 +27,12 @@ pub(super) struct Backbone {
 enum Network {
     Bert(Bert),
     Modern(ModernBert),
-    /// A language model, whose tokens see only what stands before them.
+    /// A language model, whose tokens see what stands before them, or, made to embed, both sides.
     Decoder(Box<Decoder>),
 }
 
+/// The key of a decoder whose tokens see both sides.
+const BOTH_SIDES: &str = "use_bidirectional_attention";
 /// Beginnings of the names of decoders' heads.
 static DECODER_HEADS: [&str; 3] = ["lm_head.", "embed_out.", "score."];
 /// Ends of the names of what some decoder checkpoints store although it follows from config.json.
@@ -68,14 +70,15 @@ impl Backbone {
         if !generator::SUPPORTED.contains(&model_type) {
             return Err(config.refused("model_type", &format!("one of: {}", supported().join(", "))));
         }
-        // Decoders made to look both ways.
-        if config.flag("use_bidirectional_attention", false)? {
-            return Err(config.refused("use_bidirectional_attention", "`false`"));
-        }
+        // Code of its own makes these look both ways, which transformers has not.
         if !config.flag("is_causal", true)? {
             return Err(config.refused("is_causal", "`true`"));
         }
         let (decoder, _) = Decoder::read(dir)?;
+        // What EmbeddingGemma has, and no other family.
+        if config.flag(BOTH_SIDES, false)? && decoder.config().causal {
+            return Err(config.refused(BOTH_SIDES, &format!("`false` in a `{model_type}`")));
+        }
         Ok(Network::Decoder(Box::new(decoder)))
     }
 
@@ -155,7 +158,8 @@ impl Backbone {
             Network::Modern(modern) => modern.attention_flops(tokens),
             Network::Decoder(decoder) => {
                 let config = decoder.config();
-                2.0 * (config.layers * config.query_width()) as f64 * tokens * tokens
+                let seen = if config.causal { 0.5 } else { 1.0 };
+                4.0 * seen * (config.layers * config.query_width()) as f64 * tokens * tokens
             }
         }
     }

@@ -4,7 +4,8 @@ use super::families::folder;
 use super::*;
 use crate::models::dropout::{Draw, Dropping};
 
-const FAMILIES: [&str; 7] = ["roberta", "mpnet", "distilbert", "modernbert", "modernbert-bias", "llama", "qwen3"];
+const FAMILIES: [&str; 8] =
+    ["roberta", "mpnet", "distilbert", "modernbert", "modernbert-bias", "llama", "qwen3", "gemma3_text"];
 
 /// Σ numbers · h, h the numbers of generator.py.
 fn weighted(numbers: &Tensor) -> Tensor {
@@ -22,7 +23,7 @@ fn sentences(encoder: &Encoder) -> Vec<Vec<u32>> {
 fn vectors_and_all_gradients_equal_transformers_with_the_same_masks() {
     let expected = json_of(&golden("dropout.json"));
     let cases = expected["encoders"].as_object().unwrap();
-    assert_eq!(cases.len(), 6);
+    assert_eq!(cases.len(), 7);
     for (name, case) in cases {
         let copy = Copy::of(&golden(name));
         copy.edit("config.json", |config| {
