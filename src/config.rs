@@ -65,6 +65,8 @@ pub struct TrainConfig {
     #[serde(default = "defaults::lora_targets")]
     pub lora_targets: Vec<String>,
     #[serde(default)]
+    pub rslora: bool,
+    #[serde(default)]
     pub lora_dropout: f64,
     #[serde(default)]
     pub dropout: Dropping,
@@ -253,12 +255,11 @@ impl TrainConfig {
             return Err(Error::new(format!("`--lora-dropout {}` is no share from 0 to below 1", self.lora_dropout))
                 .hint("leave `--lora-dropout` out for none, or give for instance 0.05"));
         }
-        if self.lora_dropout > 0.0 && self.lora_rank.is_none() {
-            return Err(Error::new(format!(
-                "`--lora-dropout {}` is about an adapter, and none trains",
-                self.lora_dropout
-            ))
-            .hint("train one, for instance with `--lora-rank 16`, or leave it out"));
+        if self.lora_rank.is_none() && (self.lora_dropout > 0.0 || self.rslora) {
+            let asked =
+                if self.rslora { "--rslora".to_owned() } else { format!("--lora-dropout {}", self.lora_dropout) };
+            return Err(Error::new(format!("`{asked}` is about an adapter, and none trains"))
+                .hint("train one, for instance with `--lora-rank 16`, or leave it out"));
         }
         if self.questions == self.eval_questions {
             return Err(Error::new(format!(
@@ -429,6 +430,7 @@ mod tests {
             refused(|a| (a.lora_rank, a.lora_dropout) = (Some(4), Some(1.0))).to_string().contains("--lora-dropout 1")
         );
         assert!(refused(|a| a.lora_dropout = Some(0.1)).find_hint().unwrap().contains("--lora-rank"));
+        assert!(refused(|a| a.rslora = Some(true)).to_string().contains("--rslora"));
         assert!(
             refused(|a| {
                 a.strategy = Some("generator".into());

@@ -94,7 +94,7 @@ impl Session {
                 alpha: config.lora_alpha,
                 dropout: config.lora_dropout,
                 targets: config.lora_targets.clone(),
-                ..LoraConfig::default()
+                rank_stabilised: config.rslora,
             };
             generator.add_lora(&lora, config.seed)?;
         }

@@ -124,6 +124,34 @@ fn memory_is_estimated_before_training() {
     }
 }
 
+/// What an adapter was trained with is in the record and in peft's file, and its scale is that of what answers.
+#[test]
+fn a_rank_stabilised_adapter_with_dropout_is_recorded_and_saved() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    train("generator", base_index(), &out)
+        .and(&["--steps", "2", "--lora-rank", "4", "--rslora", "--lora-dropout", "0.25", "--dropout", "config"])
+        .run()
+        .done();
+    let record = json(&out.join("record.json"));
+    assert_eq!((&record["config"]["rslora"], &record["config"]["lora-dropout"]), (&true.into(), &0.25.into()));
+    assert_eq!(record["config"]["dropout"], "config");
+    let adapter = json(&out.join("adapter/adapter_config.json"));
+    assert_eq!((&adapter["use_rslora"], &adapter["lora_dropout"]), (&true.into(), &0.25.into()));
+    let said = ragtune(&["inspect"]).and(&[out.join("adapter").to_str().unwrap()]).run().done().stdout;
+    assert!(said.contains("rank-stabilised") && said.contains("0.25 of its inputs"), "{said}");
+    let plain = folder.path().join("plain");
+    train("generator", base_index(), &plain).and(&["--steps", "2", "--lora-rank", "4"]).run().done();
+    let adapter = json(&plain.join("adapter/adapter_config.json"));
+    assert_eq!((&adapter["use_rslora"], &adapter["lora_dropout"]), (&false.into(), &0.0.into()));
+    let metrics = |out: &std::path::Path| std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert_ne!(metrics(&plain), metrics(&out));
+    train("generator", base_index(), &folder.path().join("none"))
+        .and(&["--rslora"])
+        .run()
+        .refused(&["--rslora", "--lora-rank"]);
+}
+
 /// Ranking needs no answers, and so does everything that is done before it.
 #[test]
 fn an_embedder_trains_on_questions_without_answers() {
