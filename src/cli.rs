@@ -144,11 +144,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "RUN")]
     #[serde(skip)]
     pub resume: Option<PathBuf>,
-    /// Print the resolved settings and the estimated cost; train nothing.
+    /// Print the resolved settings, the estimated cost and the expected memory; models are loaded, nothing is trained.
     #[arg(long)]
     #[serde(skip)]
     pub dry_run: bool,
-    /// Print the final record as JSON.
+    /// Print the final record, or what a dry run says, as JSON.
     #[arg(long)]
     #[serde(skip)]
     pub json: bool,

@@ -42,8 +42,9 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         None => {
             let mut config = TrainConfig::resolve(args)?;
             if args.dry_run {
-                print_text(&super::dry_run::describe(&config)?)?;
-                return Ok(0);
+                let mut located = config.clone();
+                pin_models(&mut located)?;
+                return super::dry_run::run(&config, &located, args.json);
             }
             pin_models(&mut config)?;
             let run = RunFolder::create(&config.out)?;

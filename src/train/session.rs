@@ -49,6 +49,15 @@ pub struct Session {
 impl Session {
     /// Loads everything a run needs and refuses what cannot work before any work is done.
     pub fn prepare(config: &TrainConfig, stages: &[Stage], ledger: &Ledger) -> Result<Self> {
+        Self::load(config, stages, ledger, true)
+    }
+
+    /// [`Session::prepare`] without a lock: to look at, not to train.
+    pub fn look(config: &TrainConfig, stages: &[Stage], ledger: &Ledger) -> Result<Self> {
+        Self::load(config, stages, ledger, false)
+    }
+
+    fn load(config: &TrainConfig, stages: &[Stage], ledger: &Ledger, hold: bool) -> Result<Self> {
         let _activity = ledger.activity(Activity::Setup);
         let _span = ledger.span(Phase::Load);
         let device = crate::config::device(&config.device)?;
@@ -65,7 +74,7 @@ impl Session {
             ))
             .hint(format!("choose at most `--top-k {}`", corpus.len())));
         }
-        let lock = match stages.iter().any(|stage| stage.trains.passages) {
+        let lock = match hold && stages.iter().any(|stage| stage.trains.passages) {
             true => Some(corpus.lock(&format!("ragtune train --out {}", config.out.display()))?),
             false => None,
         };

@@ -21,10 +21,25 @@ fn a_dry_run_prints_settings_and_refreshes_and_makes_nothing() {
     let file = folder.path().join("settings.toml");
     std::fs::write(&file, &ran.stdout).unwrap();
     let again = ragtune(&["train", "--dry-run"]).with("--config", &file).run().done();
-    assert_eq!(again.stdout, ran.stdout);
+    // What is loaded is measured, and never twice the same to the byte.
+    let settled = |text: &str| text.split("\n# expected memory").next().unwrap().to_owned();
+    assert_eq!(settled(&again.stdout), settled(&ran.stdout));
+    assert_ne!(settled(&ran.stdout), ran.stdout);
+    let said = ragtune(&["train", "--dry-run", "--json"]).with("--config", &file).run().json();
+    assert_eq!((&said["refreshes"], &said["passages_to_embed"]), (&3.into(), &180.into()));
+    assert_eq!((&said["settings"]["refresh-every"], &said["memory"]["refused"]), (&4.into(), &serde_json::Value::Null));
     // And what it counted is what happens.
     ragtune(&["train"]).with("--config", &file).run().done();
-    assert_eq!(json(&out.join("record.json"))["refreshes"].as_array().unwrap().len(), 3);
+    let record = json(&out.join("record.json"));
+    assert_eq!(record["refreshes"].as_array().unwrap().len(), 3);
+    let ratio = record["expected_memory_bytes"].as_f64().unwrap() / said["expected_memory_bytes"].as_f64().unwrap();
+    assert!((0.9..1.1).contains(&ratio), "a run expects {ratio} of what its dry run said");
+    let parts =
+        ["loaded", "training", "activations", "refresh", "evaluation"].map(|part| said["memory"][part].as_u64());
+    let [loaded, training, activations, refresh, evaluation] = parts.map(Option::unwrap);
+    let peak = loaded + training + activations.max(refresh).max(evaluation);
+    assert!(peak.abs_diff(said["expected_memory_bytes"].as_u64().unwrap()) < 4, "{said:#}");
+    assert!(training > 0 && refresh > 0, "{said:#}");
     let frozen = train("frozen", &index, &folder.path().join("other")).and(&["--dry-run"]).run().done();
     assert!(frozen.stdout.contains("0 refreshes"), "{frozen:#?}");
 }
