@@ -98,7 +98,7 @@ pub struct IndexBuildArgs {
     /// What the encoder's matrices are rounded to while passages are embedded: `f32` (not at all), `bf16` or `int8`.
     #[arg(long, default_value = "f32")]
     pub precision: String,
-    /// Where to compute; this version knows `cpu`.
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Print JSON.
@@ -127,6 +127,9 @@ pub struct IndexSearchArgs {
     /// Candidates kept while the graph is searched.
     #[arg(long, default_value_t = 64)]
     pub ef: usize,
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -297,7 +300,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact: Option<bool>,
-    /// Where to compute; this version knows `cpu` [default: cpu].
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal` [default: cpu].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -354,6 +357,9 @@ pub struct EvalArgs {
     /// Write scores of single questions to this JSONL file.
     #[arg(long)]
     pub scores: Option<PathBuf>,
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -400,6 +406,9 @@ pub struct EmbedArgs {
     /// The most tokens of one batch.
     #[arg(long, default_value_t = 8192)]
     pub batch_tokens: usize,
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Print what was done as JSON; needs `--out`.
     #[arg(long, requires = "out")]
     pub json: bool,

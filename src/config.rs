@@ -9,6 +9,7 @@ use crate::cli::TrainArgs;
 use crate::error::{Context, Error, Result};
 use crate::hub::Origin;
 use crate::models::Precision;
+use crate::models::device::Choice;
 use crate::models::nn::Format;
 use crate::strategies::{self, Reader, Recipe, Stage, Strategy};
 
@@ -217,7 +218,7 @@ impl TrainConfig {
     }
 
     fn check(&self) -> Result<()> {
-        device(&self.device)?;
+        Choice::parse(&self.device)?;
         let trains = self.stages()?.iter().any(|stage| stage.trains.generator);
         if generator_format(&self.generator_dtype)?.is_some() && trains && self.lora_rank.is_none() {
             return Err(Error::new(format!(
@@ -270,15 +271,6 @@ pub fn generator_format(name: &str) -> Result<Option<Format>> {
         Error::new(format!("unknown type `{name}` of generator weights, expected one of: f32, {known}"))
             .hint("leave `--generator-dtype` out for f32")
     })
-}
-
-/// The device of that name; this version computes on the CPU only and says so.
-pub fn device(name: &str) -> Result<candle_core::Device> {
-    match name {
-        "cpu" => Ok(candle_core::Device::Cpu),
-        other => Err(Error::new(format!("device `{other}` is not supported; expected `cpu`"))
-            .hint("leave `--device` out: this version computes on the CPU")),
-    }
 }
 
 /// The rounding of that name; see [`Precision`].
@@ -396,7 +388,7 @@ mod tests {
         assert!(refused(|a| a.eval_questions = Some("train.jsonl".into())).to_string().contains("train.jsonl"));
         assert!(refused(|a| a.reader = Some("concat".into())).to_string().contains("concat"));
         assert!(refused(|a| a.lora_rank = Some(0)).to_string().contains("--lora-rank 0"));
-        assert!(refused(|a| a.device = Some("cuda".into())).to_string().contains("`cuda`"));
+        assert!(refused(|a| a.device = Some("tpu".into())).to_string().contains("`tpu`"));
         assert!(refused(|a| a.schedule = Some("wavy".into())).find_hint().is_some());
         assert!(
             refused(|a| {

@@ -3,11 +3,11 @@
 from common import padded
 
 
-def load(folder):
+def load(folder, dtype="float32", device="cpu"):
     from peft import PeftModel
     from transformers import LlamaForCausalLM
 
-    base = LlamaForCausalLM.from_pretrained(folder / "model", dtype="float32", attn_implementation="sdpa")
+    base = LlamaForCausalLM.from_pretrained(folder / "model", dtype=dtype, attn_implementation="sdpa").to(device)
     return PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).eval()
 
 

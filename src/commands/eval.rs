@@ -95,14 +95,11 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         None => encoder_of(&corpus)?,
     };
     let encoder_folder = found("encoder", &encoder_name)?;
-    let device = candle_core::Device::Cpu;
+    let device = crate::models::device::open(&args.device)?;
     let encoder = Encoder::load(&encoder_folder, &device)?;
     let (generation, by) = searched_by(&corpus, &encoder, &encoder_folder)?;
     let generator_folder = found("generator", &parts.generator)?;
-    let mut generator = Generator::load(&generator_folder, &device)?;
-    if let Some(format) = generator_format(&parts.generator_dtype)? {
-        generator.quantise(format)?;
-    }
+    let mut generator = Generator::load_as(&generator_folder, &device, generator_format(&parts.generator_dtype)?)?;
     if let Some(adapter) = &parts.adapter {
         generator.load_adapter(&found("adapter", adapter)?)?;
     }

@@ -12,6 +12,7 @@ use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::cost::{Ledger, Phase, machine, units};
 use crate::error::{Context, Error, Result};
+use crate::models::device;
 use crate::pipeline::identity::encoder_of;
 use crate::report::files::RECORD_FILE;
 use crate::report::record::{RunRecord, Status};
@@ -118,10 +119,15 @@ fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json
         None => session.record(config),
     })?;
     let estimate = memory::estimate(&session, config, &stages)?;
-    if let Some(available) = machine::available_bytes() {
+    let available = match estimate.on_device {
+        true => device::free_bytes(session.pipeline.encoder.device()),
+        false => machine::available_bytes(),
+    };
+    if let Some(available) = available {
         estimate.check(available as f64, config)?;
     }
-    record.expected_memory_bytes = estimate.peak() as u64;
+    // The record's memory is this machine's: of a device's there is no measurement that it could stand beside.
+    record.expected_memory_bytes = if estimate.on_device { 0 } else { estimate.peak() as u64 };
     record.status = Status::Running;
     record.save(run.dir())?;
     let mut trainer = session.trainer(config, run, &stages, &ledger, found)?;

@@ -79,10 +79,6 @@ impl Encoder {
     /// unknown, misshapen or not finite, a tokenizer with more tokens than the embedding table has rows or that does not
     /// add the special tokens it promises. All weights but an unused `pooler` start trainable.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::new(format!("the encoder cannot run on `{:?}`, expected the CPU", device.location()))
-                .hint("use `--device cpu`: the layers of this version are written for the CPU"));
-        }
         if !dir.is_dir() {
             return Err(Error::new(format!("there is no encoder folder `{}`", dir.display()))
                 .hint("give the folder of a sentence-transformers model with --encoder DIR"));
@@ -112,10 +108,12 @@ impl Encoder {
             }
         }
         let text = text.with_limit(limits.max_length)?;
-        let (mut params, dropped) = backbone.take_params(&mut Weights::read_folder(&inner, device)?)?;
+        let (mut params, dropped) = backbone.take_params(&mut Weights::read_folder(&inner, &Device::Cpu)?)?;
         for module in &modules.chain {
-            module.take_params(dir, device, &mut params)?;
+            module.take_params(dir, &Device::Cpu, &mut params)?;
         }
+        // Read and checked on the CPU, whose memory is where files go.
+        params.move_to(device)?;
         let card = dir.join(save::CARD);
         let card = match card.is_file() {
             true => Some(std::fs::read(&card).context(|| format!("cannot read `{}`", card.display()))?),
@@ -139,6 +137,11 @@ impl Encoder {
     /// there before. An existing folder is replaced only when it is a model folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
         save::save(self, dir)
+    }
+
+    /// Where its weights are, and what it makes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Width of a vector, D.

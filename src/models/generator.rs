@@ -40,6 +40,7 @@ use serde_json::Value;
 
 use super::checkpointing::Tape;
 use super::lora::{Lora, Merged};
+use super::nn::Format;
 use super::params::Params;
 use super::text::Text;
 use super::weights::{self, Weights};
@@ -86,6 +87,22 @@ impl Generator {
     /// surplus, misshapen or non-finite tensors are errors that name them. A tied embedding may be stored under either
     /// of its names, and is saved as the embedding.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        Self::load_as(dir, device, None)
+    }
+
+    /// [`Generator::load`] with the matrices of [`Generator::quantise`] in a format of fewer bits from the beginning: the device
+    /// never holds them all in f32.
+    pub fn load_as(dir: &Path, device: &Device, format: Option<Format>) -> Result<Self> {
+        let mut generator = Self::read(dir, device)?;
+        if let Some(format) = format {
+            generator.quantise(format)?;
+        }
+        generator.params.move_to(device)?;
+        Ok(generator)
+    }
+
+    /// A generator for `device` whose weights are still on the CPU, where files are read and checked.
+    fn read(dir: &Path, device: &Device) -> Result<Self> {
         let (decoder, raw_config) = Decoder::read(dir)?;
         let config = decoder.config();
         if !config.causal {
@@ -116,7 +133,7 @@ impl Generator {
             .hint("copy tokenizer.json and the weights from the same model"));
         }
         let special = SpecialTokens::read(dir, &raw_config, &text, config.vocabulary)?;
-        let params = read_weights(dir, config, device)?;
+        let params = read_weights(dir, config, &Device::Cpu)?;
         // Kept in memory, like the tokenizer: the folder may be gone, or be replaced, when the model is saved.
         let mut companions = BTreeMap::new();
         for file in COMPANIONS {
@@ -291,7 +308,8 @@ impl Generator {
         &self.origin
     }
 
-    pub(super) fn device(&self) -> &Device {
+    /// Where its weights are, and what it makes.
+    pub fn device(&self) -> &Device {
         &self.device
     }
 }

@@ -269,8 +269,9 @@ impl Generator {
             made.push((path, weights(path, (config.rank, linear.inputs), (linear.outputs, config.rank))?));
         }
         for (path, (a, b)) in made {
-            self.params.insert(name_a(path), a, true)?;
-            self.params.insert(name_b(path), b, true)?;
+            let device = self.device().clone();
+            self.params.insert(name_a(path), a.to_device(&device)?, true)?;
+            self.params.insert(name_b(path), b.to_device(&device)?, true)?;
         }
         self.params.set_trainable(|name| name.starts_with(PREFIX));
         let config = config.spelled_out(self.config());

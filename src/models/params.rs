@@ -77,18 +77,26 @@ impl Params {
         self.by_name.contains_key(name) || self.quantised.contains_key(name)
     }
 
-    /// Keeps the chosen weights, which are frozen from now on, in fewer bits; the f32 values are dropped. A chosen weight
+    /// Keeps the chosen weights, which are frozen from now on, in fewer bits on `device`; the f32 values are dropped. A chosen weight
     /// that is no matrix, or whose width does not fit the format, is an error, and then nothing has changed.
-    pub fn quantise(&mut self, format: Format, chosen: impl Fn(&str) -> bool) -> Result<()> {
+    pub fn quantise(&mut self, format: Format, device: &Device, chosen: impl Fn(&str) -> bool) -> Result<()> {
         let mut made = Vec::new();
         for (name, param) in self.by_name.iter().filter(|(name, _)| chosen(name)) {
-            let packed = Quantised::new(&param.var.as_detached_tensor(), format)
+            let packed = Quantised::new(&param.var.as_detached_tensor().to_device(device)?, format)
                 .map_err(|error| Error::new(format!("parameter `{name}` cannot be quantised")).because(error))?;
             made.push((name.clone(), packed));
         }
         for (name, packed) in made {
             self.by_name.remove(&name);
             self.quantised.insert(name, packed);
+        }
+        Ok(())
+    }
+
+    /// Moves every f32 weight to `device`; weights in fewer bits stay where they were made.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        for param in self.by_name.values_mut().filter(|param| !param.var.device().same_device(device)) {
+            param.var = Var::from_tensor(&param.var.as_detached_tensor().to_device(device)?)?;
         }
         Ok(())
     }
@@ -262,7 +270,7 @@ impl Params {
                 .hint("use the file that was saved for this very model"));
         }
         for (param, value) in values {
-            param.var.set(&value).context(|| format!("cannot take over weights from `{}`", path.display()))?;
+            param.var.set(&value.to_device(param.var.device())?).context(|| format!("cannot take over weights from `{}`", path.display()))?;
         }
         Ok(())
     }

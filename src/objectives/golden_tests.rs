@@ -70,3 +70,13 @@ fn sft_equals_pytorch() {
     let gradients = loss.backward().unwrap();
     close("gradient of the logits", gradients.get(&logits).unwrap(), &golden["logits.grad"]);
 }
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn the_same_on_portable_layers() {
+    crate::models::nn::portably(|| {
+        rag_token_equals_pytorch();
+        mnrl_equals_pytorch();
+        sft_equals_pytorch();
+    });
+}

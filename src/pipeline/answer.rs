@@ -106,8 +106,9 @@ fn mixture_greedy(
     let mut decoding = generator.start(prompts)?;
     for position in 0..max_new {
         let kept: Vec<f32> = open.iter().filter_map(|question| priors.get(*question)).flatten().copied().collect();
-        let prior = Tensor::from_vec(kept, (open.len(), width, 1), &candle_core::Device::Cpu)?;
-        let next = best_tokens(&decoding.log_probs()?, &prior, open.len(), width)?;
+        let log_probs = decoding.log_probs()?;
+        let prior = Tensor::from_vec(kept, (open.len(), width, 1), log_probs.device())?;
+        let next = best_tokens(&log_probs, &prior, open.len(), width)?;
         let (mut rows, mut fed, mut still) = (Vec::new(), Vec::new(), Vec::new());
         for (place, (question, token)) in open.iter().zip(next).enumerate() {
             if stop.contains(&token) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ragtune_index::{Hit, Passage, Trust};
 
 use super::Pipeline;
@@ -139,11 +139,11 @@ impl<'a> Step<'a> {
         }
         let questions = self.question_vectors()?;
         let passages = self.passage_vectors(&candidates)?;
-        let (b, c) = (chosen.len(), candidates.len());
+        let (b, c, device) = (chosen.len(), candidates.len(), questions.device());
         Ok(BatchScores {
             scores: questions.matmul(&passages.t()?)?,
-            gold: Tensor::from_vec(gold, b, &Device::Cpu)?,
-            excluded: Tensor::from_vec(excluded, (b, c), &Device::Cpu)?,
+            gold: Tensor::from_vec(gold, b, device)?,
+            excluded: Tensor::from_vec(excluded, (b, c), device)?,
         })
     }
 
@@ -234,7 +234,7 @@ impl<'a> Step<'a> {
             for ordinal in ordinals {
                 stored.extend_from_slice(self.pipeline.generation.vector(*ordinal)?);
             }
-            return Ok(Tensor::from_vec(stored, (ordinals.len(), d), &Device::Cpu)?);
+            return Ok(Tensor::from_vec(stored, (ordinals.len(), d), self.pipeline.encoder.device())?);
         }
         let mut distinct = ordinals.to_vec();
         distinct.sort_unstable();
@@ -252,7 +252,7 @@ impl<'a> Step<'a> {
         let vectors = self.embed_live(&texts, Role::Passage, Grad::On)?;
         let rows: Vec<u32> =
             ordinals.iter().map(|ordinal| distinct.binary_search(ordinal).unwrap_or_default() as u32).collect();
-        let rows = Tensor::from_vec(rows, (1, ordinals.len()), &Device::Cpu)?;
+        let rows = Tensor::from_vec(rows, (1, ordinals.len()), vectors.device())?;
         Ok(nn::embedding(&vectors, &rows)?.squeeze(0)?)
     }
 

@@ -175,7 +175,7 @@ pub fn restore(folder: &Path, name: &str, params: &Params, optimizer: &mut AdamW
     }
     optimizer.load_state(state)?;
     for (variable, value) in values {
-        variable.set(&value)?;
+        variable.set(&value.to_device(variable.device())?)?;
     }
     Ok(())
 }

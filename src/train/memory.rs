@@ -1,6 +1,6 @@
 //! How much memory a run will take, before it takes it.
 //!
-//! What is loaded is measured; what training adds is computed. A pass with gradients keeps, for each token and layer, every
+//! What is loaded is measured, of a device with its own memory counted; what training adds is computed. A pass with gradients keeps, for each token and layer, every
 //! tensor that a backward pass reads: 10·D + 2·I numbers in a BERT of width D and feed-forward width I, 7·D + 3·Q + 3·K + 3·I in
 //! a Llama with query heads of width Q and key heads of width K together. A trained number takes its gradient, the sum of
 //! gradients and two moments: 16 bytes. Lengths are those of sampled questions and passages.
@@ -34,12 +34,19 @@ pub struct Estimate {
     pub refresh: f64,
     /// What the answering of evaluation questions adds: cached keys and values.
     pub evaluation: f64,
+    /// Whether this is the memory of a device that has its own, which holds models and what trains them, and not of this
+    /// machine, which holds vectors and graph all the same.
+    pub on_device: bool,
 }
 
 impl Estimate {
     /// The peak: steps, refreshes and evaluations follow each other.
     pub fn peak(&self) -> f64 {
         self.loaded + self.training + self.activations.max(self.refresh).max(self.evaluation)
+    }
+
+    fn place(&self) -> &'static str {
+        if self.on_device { "the device's memory" } else { "this machine's memory" }
     }
 
     /// Refuses a run that surely does not fit into `available` bytes beside what is loaded, naming what to change.
@@ -60,9 +67,10 @@ impl Estimate {
             flags.push("`--lora-rank 16`".into());
         }
         Err(Error::new(format!(
-            "training would take about {} more than the {} that are loaded, and {} are free: {} for gradients and moments, {} for \
-             activations, {} for a refresh, {} for evaluation",
+            "training would take about {} of {} more than the {} that are loaded, and {} are free: {} for gradients and moments, \
+             {} for activations, {} for a refresh, {} for evaluation",
             bytes(wanted),
+            self.place(),
             bytes(self.loaded),
             bytes(available),
             bytes(self.training),
@@ -106,8 +114,13 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
     // The f32 values of matrices that are kept in fewer bits were freed as large blocks, which serve again.
     let freed: usize =
         generator.params().quantised().map(|(_, it)| (4 * it.dims().0 * it.dims().1).saturating_sub(it.bytes())).sum();
+    let on_device = !encoder.device().is_cpu();
     let mut estimate = Estimate {
-        loaded: machine::resident_bytes().unwrap_or(0).saturating_sub(freed as u64) as f64,
+        loaded: match on_device {
+            true => (encoder.params().bytes() + generator.params().bytes()) as f64,
+            false => machine::resident_bytes().unwrap_or(0).saturating_sub(freed as u64) as f64,
+        },
+        on_device,
         evaluation: generator.decoding_bytes(EVALUATION_SEQUENCES, sample.prompt.mean, config.max_answer_tokens as f64),
         ..Estimate::default()
     };
@@ -129,8 +142,8 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
             activations += encoder.activation_bytes(chunk(sample.question.of_batch(questions)));
             if stage.trains.passages {
                 activations += encoder.activation_bytes(chunk(sample.passage.of_batch(passages)));
-                estimate.refresh = pipeline.corpus.len() as f64 * (2.0 * dim + GRAPH_BYTES)
-                    + encoder.inside_bytes(config.batch_tokens as f64);
+                let on_machine = if on_device { 0.0 } else { pipeline.corpus.len() as f64 * (2.0 * dim + GRAPH_BYTES) };
+                estimate.refresh = on_machine + encoder.inside_bytes(config.batch_tokens as f64);
             }
         }
         if stage.objective.per_question() {
@@ -200,7 +213,14 @@ mod tests {
 
     #[test]
     fn the_peak_takes_the_largest_of_what_follows_each_other() {
-        let estimate = Estimate { loaded: 10.0, training: 5.0, activations: 7.0, refresh: 20.0, evaluation: 1.0 };
+        let estimate = Estimate {
+            loaded: 10.0,
+            training: 5.0,
+            activations: 7.0,
+            refresh: 20.0,
+            evaluation: 1.0,
+            on_device: false,
+        };
         assert_eq!(estimate.peak(), 35.0);
     }
 
@@ -219,7 +239,9 @@ mod tests {
         let estimate = Estimate { loaded: 1e9, training: 2e9, activations: 6e9, ..Estimate::default() };
         estimate.check(6.5e9, &config).unwrap();
         let error = estimate.check(6e9, &config).unwrap_err();
-        assert!(error.to_string().contains("activations"), "{error}");
+        assert!(error.to_string().contains("activations") && error.to_string().contains("this machine's"), "{error}");
+        let error = Estimate { on_device: true, ..estimate }.check(6e9, &config).unwrap_err();
+        assert!(error.to_string().contains("the device's"), "{error}");
         let hint = error.find_hint().unwrap();
         for flag in ["--batch-tokens", "--top-k", "--gradient-checkpointing", "--lora-rank"] {
             assert!(hint.contains(flag), "{hint}");

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::eval::evaluate::EvaluateSettings;
 use crate::hub;
 use crate::models::Precision;
+use crate::models::device::check_precision;
 use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 use crate::models::lora::LoraConfig;
@@ -51,7 +52,7 @@ impl Session {
     pub fn prepare(config: &TrainConfig, stages: &[Stage], ledger: &Ledger) -> Result<Self> {
         let _activity = ledger.activity(Activity::Setup);
         let _span = ledger.span(Phase::Load);
-        let device = crate::config::device(&config.device)?;
+        let device = crate::models::device::open(&config.device)?;
         let corpus = Corpus::open(&config.index)?;
         let questions = read_questions(&config.questions, &corpus)?;
         let eval_questions = read_questions(&config.eval_questions, &corpus)?;
@@ -79,12 +80,14 @@ impl Session {
         // A ranking loss needs its whole batch at once; the encoder still takes no more tokens than that at a time.
         encoder.set_chunks(Some(config.batch_tokens));
         let (generation, base) = searched_by(&corpus, &encoder, &located.folder)?;
+        if stages.iter().any(|stage| stage.trains.passages) {
+            // Refreshes embed as the index was embedded.
+            check_precision(&device, precision_of(&base)?)?;
+        }
         let encoder_name = located.name();
         let located = hub::locate(&config.pinned("generator", &config.generator), &mut |_progress| {})?;
-        let mut generator = Generator::load(&located.folder, &device)?;
-        if let Some(format) = generator_format(&config.generator_dtype)? {
-            generator.quantise(format)?;
-        }
+        let mut generator =
+            Generator::load_as(&located.folder, &device, generator_format(&config.generator_dtype)?)?;
         generator.set_checkpointing(config.gradient_checkpointing);
         if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
             let lora = LoraConfig {

@@ -333,3 +333,14 @@ fn flops_follow_the_formula() {
     let of = |t: f64| 2.0 * weights as f64 * t + 4.0 * 2.0 * 24.0 * t * t;
     assert_eq!(encoder.forward_flops(&[3, 20]), of(3.0) + of(20.0));
 }
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn everything_is_the_same_on_portable_layers() {
+    nn::portably(|| {
+        ids_vectors_and_all_gradients_equal_sentence_transformers();
+        minilm_gives_the_vectors_and_gradients_of_sentence_transformers();
+        only_what_trains_gets_a_gradient();
+        training_a_clone_leaves_the_original_and_changes_the_fingerprint();
+    });
+}

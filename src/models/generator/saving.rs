@@ -24,7 +24,7 @@ impl Generator {
                 linears.map(move |linear| format!("{root}layers.{layer}.{}.weight", linear.path))
             })
             .collect();
-        self.params.quantise(format, |name| names.contains(name))
+        self.params.quantise(format, &self.device, |name| names.contains(name))
     }
 
     /// Undoes [`Generator::quantise`], except that the rounding stays.

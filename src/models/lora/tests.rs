@@ -288,3 +288,14 @@ fn copy_with(root: &Path, change: &dyn Fn(&mut Value, &mut BTreeMap<String, Tens
     weights::write(&root.join("adapter_model.safetensors"), &tensors).unwrap();
     root.to_path_buf()
 }
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn the_same_on_portable_layers() {
+    crate::models::nn::portably(|| {
+        outputs_and_every_gradient_equal_peft();
+        a_new_adapter_changes_no_bit_of_the_output();
+        merged_equals_unmerged();
+        a_saved_adapter_is_the_same_one();
+    });
+}

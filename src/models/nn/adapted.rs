@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, 
 use super::kernel::{check, each_piece, floats, gradient, read_floats, wrong_shape};
 use super::linear::{self, add_to_rows};
 use super::matmul::{Target, View, multiply_on_all_cores};
+use super::portable;
 use super::quantised::Quantised;
 use crate::error::Result;
 
@@ -25,6 +26,14 @@ impl Base {
         match self {
             Base::Dense(weight) => weight.dims2().unwrap_or_default(),
             Base::Quantised(weight) => weight.dims(),
+        }
+    }
+
+    /// What a layer out of candle's operations takes for this input, where one is wanted.
+    fn portable(&self, x: &Tensor) -> Option<portable::Weights> {
+        match self {
+            Base::Dense(weight) => portable::is_portable(x).then(|| portable::Weights::Dense(weight.detach())),
+            Base::Quantised(weight) => weight.portable().cloned().map(portable::Weights::Frozen),
         }
     }
 
@@ -79,6 +88,9 @@ pub fn adapted_linear(
         Some(bias) => return Err(wrong_shape("adapted linear", "a bias", bias.dims(), &format!("({out})"))),
         None => None,
     };
+    if let Some(weights) = base.portable(x) {
+        return Ok(portable::adapted_linear(x, weights, base.dims(), bias.as_ref(), (a, b), scale)?);
+    }
     let base = match base {
         Base::Dense(weight) => Base::Dense(weight.detach().contiguous()?),
         Base::Quantised(weight) => Base::Quantised(weight.clone()),

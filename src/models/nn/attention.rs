@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::kernel::{check, exp_of_negative, gradient, largest, simd, sum_by, sum_by_two, wrong_shape};
 use super::matmul::{Shared, Target, View, multiply};
+use super::portable;
 use crate::error::{Error, Result};
 use crate::models::batch::Spans;
 
@@ -56,7 +57,7 @@ impl Attend {
 
     /// Keys seen by query `i` of a piece.
     #[inline(always)]
-    fn seen(&self, i: usize, piece: &Piece) -> Range<usize> {
+    pub(super) fn seen(&self, i: usize, piece: &Piece) -> Range<usize> {
         let (queries, keys) = (piece.queries.len(), piece.keys.len());
         // One more than the query's own place; 0 for queries before the first key.
         let place = (i + 1 + keys).saturating_sub(queries);
@@ -76,6 +77,9 @@ impl Attend {
 /// that sees no key, and one in no piece, gets 0. Gradients to all three.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
     let (op, q, k, v) = Attention::new(q, k, v, how, None)?;
+    if portable::is_portable(&q) {
+        return Ok(portable::attention((&q, &k, &v), None, how, op.shared_keys)?);
+    }
     Ok(q.apply_op3(&k, &v, op)?)
 }
 
@@ -95,6 +99,9 @@ pub fn attention_biased(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor, how: 
         return Err(Error::new("attention with a bias got other keys than queries, expected whole sequences"));
     }
     let (op, q, k, v) = Attention::new(q, k, v, how, Some(side))?;
+    if portable::is_portable(&q) {
+        return Ok(portable::attention((&q, &k, &v), Some(bias), how, op.shared_keys)?);
+    }
     // An operation takes three tensors: keys and values go as one, the values after the keys.
     Ok(q.apply_op3(&Tensor::cat(&[&k, &v], 0)?, &bias.contiguous()?, op)?)
 }

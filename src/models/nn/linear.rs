@@ -6,6 +6,7 @@ use super::kernel::{check, column_sums, each_piece, floats, gradient, read_float
 use super::matmul::{Target, View, multiply_on_all_cores};
 #[cfg(target_arch = "x86_64")]
 use super::{skinny, tiles::each_job};
+use super::portable;
 use crate::error::Result;
 
 /// y = x · Wᵀ + b over the last dimension.
@@ -20,6 +21,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     };
     if x.dims().last() != Some(&input) || x.elem_count() == 0 {
         return Err(wrong_shape("linear", "input", x.dims(), &format!("(..., {input})")));
+    }
+    if portable::is_portable(x) && bias.is_none_or(|bias| bias.dims() == [out]) {
+        return Ok(portable::linear(x, weight, bias)?);
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let Some(bias) = bias else {

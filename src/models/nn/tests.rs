@@ -85,7 +85,7 @@ fn golden() -> HashMap<String, Tensor> {
 }
 
 #[test]
-fn every_layer_and_its_gradients_equal_pytorch() {
+pub(super) fn every_layer_and_its_gradients_equal_pytorch() {
     let all = golden();
     let case = |name| Case { all: &all, name };
     case("linear").agrees(&["x", "weight", "bias"], |a| linear(&a[0], &a[1], Some(&a[2])));
@@ -136,7 +136,7 @@ fn every_layer_and_its_gradients_equal_pytorch() {
 }
 
 #[test]
-fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
+pub(super) fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
     let all = golden();
     for (name, heads) in [("rope", 3), ("rope_part", 2)] {
         let case = Case { all: &all, name };
@@ -146,7 +146,7 @@ fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
 }
 
 #[test]
-fn attention_equals_pytorch_under_every_mask() {
+pub(super) fn attention_equals_pytorch_under_every_mask() {
     let all = golden();
     let scale = 1.0 / 6f64.sqrt();
     let whole =
@@ -182,7 +182,7 @@ fn attention_equals_pytorch_under_every_mask() {
 }
 
 #[test]
-fn keys_that_pieces_share_are_read_but_get_no_gradient() {
+pub(super) fn keys_that_pieces_share_are_read_but_get_no_gradient() {
     let x = Var::from_tensor(&noise(9, &[4, 6])).unwrap();
     let pieces = vec![Piece { queries: 0..1, keys: 0..3 }, Piece { queries: 1..2, keys: 0..3 }];
     let how = Attend { pieces, ..Attend::within(&Spans::of_lengths(&[]), 2, 2, 1.0) };
@@ -221,7 +221,7 @@ fn sums_over_many_pieces_are_right_and_repeat_bit_for_bit() {
 }
 
 #[test]
-fn infinite_logits_give_probability_nought_and_not_nan() {
+pub(super) fn infinite_logits_give_probability_nought_and_not_nan() {
     let x = Tensor::new(&[[f32::NEG_INFINITY, 0., 1.], [f32::NEG_INFINITY; 3]], &Device::Cpu).unwrap();
     let log = log_sum_exp(&x).unwrap().to_vec1::<f32>().unwrap();
     assert!((log[0] - 1.313_261_7).abs() < 1e-6 && log[1] == f32::NEG_INFINITY, "{log:?}");
@@ -233,7 +233,7 @@ fn infinite_logits_give_probability_nought_and_not_nan() {
 }
 
 #[test]
-fn what_cannot_be_computed_is_refused_by_name() {
+pub(super) fn what_cannot_be_computed_is_refused_by_name() {
     let device = Device::Cpu;
     let f32s = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device).unwrap();
     let refused = |result: Result<Tensor>, part: &str| {
