@@ -1,7 +1,7 @@
 """One work of benches/gpu.sh by transformers, peft and sentence-transformers on a device: embed, mnrl, generator or joint.
 
-The encoder is f32, as ragtune's is; the generator's base is in --generator-dtype under an adapter in f32. No dropout, attention by
-torch's scaled_dot_product_attention, AdamW fused where the device has it.
+The encoder is f32, as ragtune's is; the generator's base is in --generator-dtype under an adapter in f32. No dropout, attention
+by torch's scaled_dot_product_attention, AdamW fused.
 
 Run: python benches/peers/gpu.py mnrl --inputs DIR --encoder DIR --generator DIR --device cuda
 """

@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--encoder", choices=ENCODERS, default="100m")
     parser.add_argument("--generator", choices=GENERATORS, default="1b")
-    parser.add_argument("--sequence", type=int, default=512, help="tokens of a prompt with its answer, and the most of a passage")
+    parser.add_argument("--sequence", type=int, default=512, help="tokens of a prompt with answer; the most of a passage")
     parser.add_argument("--passages", type=int, default=4096, help="to embed")
     parser.add_argument("--pairs", type=int, default=32, help="of an mnrl step")
     parser.add_argument("--questions", type=int, default=4, help="of a generator or joint step")

@@ -1,8 +1,8 @@
 """The table of benches/gpu.sh out of its raw lines. Exit code 1 where losses of the two sides are further apart than stated.
 
-Ratio: seconds of the peer over seconds of ragtune in the same round (above 1: ragtune is faster), the median of the rounds and their
-range. Memory on a device: the driver's used memory at its highest minus what was used before, polled ten times a second, so that
-both sides are read by the same measure; what torch says it allocated stands beside it. On the CPU: the largest resident memory.
+Ratio: seconds of the peer over seconds of ragtune in the same round (above 1: ragtune is faster), the median of the rounds and
+their range. Memory on a device: the driver's used memory at its highest minus what was used before, polled ten times a second, so
+that both sides are read by the same measure; what torch says it allocated stands beside it. On the CPU: the largest resident memory.
 
 Run: python benches/peers/gpu_table.py RUN
 """
@@ -36,8 +36,8 @@ def main():
             rows.append(row(work, peer, ours, theirs))
             apart += check(work, settings, ours, theirs)
     text = "\n".join([
-        f"Device `{settings['device']}` ({settings['device_name']}), encoder {settings['encoder']} f32, generator {settings['generator']} "
-        f"{settings['generator_dtype']} with LoRA, sequence {settings['sequence']}, TF32 {'on' if settings['tf32'] else 'off'} on both sides.",
+        "Device `{device}` ({device_name}), encoder {encoder} f32, generator {generator} {generator_dtype} with LoRA, sequence "
+        "{sequence}, TF32 {rounding} on both sides.".format(rounding="on" if settings["tf32"] else "off", **settings),
         "", f"| work | ragtune | peer | ratio (range), goal >= {SPEED} | memory, goal <= {MEMORY} | torch allocated |",
         "|---|---|---|---|---|---|", *rows, "", *(f"- {'ok' if ok else 'DIFFERENT'}: {what}" for ok, what in apart), ""])
     (args.run / "table.md").write_text(text)
@@ -61,7 +61,8 @@ def row(work, peer, ours, theirs):
 
     allocated = [theirs[r]["device_bytes_allocated"] for r in rounds if theirs[r].get("device_bytes_allocated")]
     beside = f"{statistics.median(allocated) / 2**20:.0f} MiB" if allocated else "none"
-    return (f"| {work} | {rate(ours)} | {rate(theirs)} ({peer}) | {statistics.median(speed):.2f} ({min(speed):.2f} to {max(speed):.2f}) "
+    ratio = f"{statistics.median(speed):.2f} ({min(speed):.2f} to {max(speed):.2f})"
+    return (f"| {work} | {rate(ours)} | {rate(theirs)} ({peer}) | {ratio} "
             f"| {peak(ours) / peak(theirs):.2f} ({peak(ours):.0f} / {peak(theirs):.0f} MiB) | {beside} |")
 
 

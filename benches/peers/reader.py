@@ -30,7 +30,7 @@ def log_probs(torch, model, batch, all_logits=False):
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
     if all_logits:
         logits = logits[:, places]
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
     return -loss.view(questions, passages, count), mask.view(questions, passages, count)[:, 0]
 
 

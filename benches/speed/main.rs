@@ -21,8 +21,8 @@ mod process;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
 use candle_core::Device;
+use clap::{Args, Parser, Subcommand};
 use ragtune::config::generator_format;
 use ragtune::error::{Error, Result};
 use ragtune::models::generator::Generator;

@@ -18,9 +18,9 @@ use crate::pipeline::identity::{BUILD_NOTE, BuildNote};
 pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let _activity = ledger.activity(Activity::Setup);
-    let device = device::open(&args.device)?;
     let precision = precision(&args.precision)?;
-    device::check_precision(&device, precision)?;
+    device::check_precision(&args.device, precision)?;
+    let device = device::open(&args.device)?;
     check_graph(args)?;
     let located = locate(&args.encoder)?;
     // A model of the hub is noted by its commit: searches take the very same one.

@@ -127,6 +127,13 @@ fn train(config: &TrainConfig, run: &RunFolder, resumed: Option<RunRecord>, json
         estimate.check(available as f64, config)?;
     }
     // The record's memory is this machine's: of a device's there is no measurement that it could stand beside.
+    if estimate.on_device {
+        eprintln!(
+            "about {} of the memory of `{}` are expected to be used; how much is, is not measured: peak memory in reports is this machine's",
+            units::bytes(estimate.peak() as u64),
+            config.device
+        );
+    }
     record.expected_memory_bytes = if estimate.on_device { 0 } else { estimate.peak() as u64 };
     record.status = Status::Running;
     record.save(run.dir())?;

@@ -60,21 +60,12 @@ pub fn open(name: &str) -> Result<Device> {
     Choice::parse(name)?.open()
 }
 
-/// The name of an open device.
-pub fn name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
-}
-
 /// Refuses matrices rounded for the CPU on another device.
-pub fn check_precision(device: &Device, precision: Precision) -> Result<()> {
-    if device.is_cpu() || precision == Precision::F32 {
+pub fn check_precision(device: &str, precision: Precision) -> Result<()> {
+    if device == "cpu" || precision == Precision::F32 {
         return Ok(());
     }
-    Err(Error::new(format!("`--precision {}` is for `--device cpu`, and the device is `{}`", precision.name(), name(device)))
+    Err(Error::new(format!("`--precision {}` is for `--device cpu`, and the device is `{device}`", precision.name()))
         .hint("leave `--precision` out for f32, or use `--device cpu`"))
 }
 
@@ -95,9 +86,7 @@ pub fn free_bytes(device: &Device) -> Option<u64> {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => {
-            let stream = cuda.cuda_stream();
-            stream.context().bind_to_thread().ok()?;
-            let (free, _total) = candle_core::cuda_backend::cudarc::driver::result::mem_get_info().ok()?;
+            let (free, _total) = cuda.cuda_stream().context().mem_get_info().ok()?;
             Some(free as u64)
         }
         _ => None,
@@ -144,8 +133,11 @@ mod tests {
     #[test]
     fn rounding_for_the_cpu_is_for_the_cpu() {
         for precision in Precision::ALL {
-            check_precision(&Device::Cpu, precision).unwrap();
+            check_precision("cpu", precision).unwrap();
+            let refused = check_precision("cuda:1", precision).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), precision != Precision::F32);
+            assert!(refused.is_none_or(|error| error.contains(precision.name()) && error.contains("`cuda:1`")));
         }
-        assert_eq!((name(&Device::Cpu).as_str(), free_bytes(&Device::Cpu)), ("cpu", None));
+        assert_eq!(free_bytes(&Device::Cpu), None);
     }
 }

@@ -270,7 +270,10 @@ impl Params {
                 .hint("use the file that was saved for this very model"));
         }
         for (param, value) in values {
-            param.var.set(&value.to_device(param.var.device())?).context(|| format!("cannot take over weights from `{}`", path.display()))?;
+            param
+                .var
+                .set(&value.to_device(param.var.device())?)
+                .context(|| format!("cannot take over weights from `{}`", path.display()))?;
         }
         Ok(())
     }

@@ -82,12 +82,11 @@ impl Session {
         let (generation, base) = searched_by(&corpus, &encoder, &located.folder)?;
         if stages.iter().any(|stage| stage.trains.passages) {
             // Refreshes embed as the index was embedded.
-            check_precision(&device, precision_of(&base)?)?;
+            check_precision(&config.device, precision_of(&base)?)?;
         }
         let encoder_name = located.name();
         let located = hub::locate(&config.pinned("generator", &config.generator), &mut |_progress| {})?;
-        let mut generator =
-            Generator::load_as(&located.folder, &device, generator_format(&config.generator_dtype)?)?;
+        let mut generator = Generator::load_as(&located.folder, &device, generator_format(&config.generator_dtype)?)?;
         generator.set_checkpointing(config.gradient_checkpointing);
         if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
             let lora = LoraConfig {

@@ -2,6 +2,8 @@
 //! names; those parts move, tensor by tensor, and nothing else by a bit; same seed, same bits; every phase on the bill; the
 //! loss falls.
 
+mod portable;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

@@ -156,4 +156,22 @@ mod tests {
             assert_eq!(packed.params().digest().unwrap(), dense.params().digest().unwrap(), "{}", format.name());
         }
     }
+
+    /// Layers computed twice and matrices in fewer bits, out of candle's operations as on another device.
+    #[test]
+    fn the_same_on_portable_layers() {
+        crate::models::nn::portably(|| {
+            layers_computed_twice_give_the_same_gradients();
+            an_adapter_on_quantised_matrices_trains_as_on_what_they_stand_for();
+        });
+    }
+
+    #[test]
+    fn loading_in_fewer_bits_is_loading_and_keeping_in_fewer_bits() {
+        let mut later = generator();
+        later.quantise(Format::Q8).unwrap();
+        let now = Generator::load_as(later.origin(), &Device::Cpu, Some(Format::Q8)).unwrap();
+        assert_eq!(now.params().digest().unwrap(), later.params().digest().unwrap());
+        assert!(now.params().quantised().count() > 0 && now.device().is_cpu());
+    }
 }

@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::portable;
 use super::kernel::{self, check, each_piece, each_piece_of_two, exp_of_negative, floats, gradient, sigmoid, simd};
+use super::portable;
 use crate::error::{Error, Result};
 
 /// An activation function.

@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResu
 
 use super::kernel::{check, column_sums, each_piece, floats, gradient, read_floats, simd, wrong_shape};
 use super::matmul::{Target, View, multiply_on_all_cores};
+use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{skinny, tiles::each_job};
-use super::portable;
 use crate::error::Result;
 
 /// y = x · Wᵀ + b over the last dimension.

@@ -71,9 +71,7 @@ impl Weights {
 pub fn frozen_linear(x: &Tensor, weight: &Frozen, (out, input): (usize, usize)) -> CandleResult<Tensor> {
     let y = weight.multiply(&matrix(x, input)?)?.reshape(shape_with(x, out))?;
     let (weight, shape) = (weight.clone(), x.shape().clone());
-    graft(&[x], y, move |dy| {
-        Ok(vec![Some(weight.multiply_transposed(&dy.reshape(((), out))?)?.reshape(&shape)?)])
-    })
+    graft(&[x], y, move |dy| Ok(vec![Some(weight.multiply_transposed(&dy.reshape(((), out))?)?.reshape(&shape)?)]))
 }
 
 /// `dims` of the base are (Out, In); see `adapted_linear` of the layers.
@@ -98,8 +96,7 @@ pub fn adapted_linear(
         let dy = dy.reshape(((), out))?;
         // scale · dy · B: the gradient of the narrow side.
         let dnarrow = (dy.matmul(&up)? * scale)?;
-        let dx =
-            when(needed[0], || base.multiply_transposed(&dy)?.add(&dnarrow.matmul(&down)?)?.reshape(&shape))?;
+        let dx = when(needed[0], || base.multiply_transposed(&dy)?.add(&dnarrow.matmul(&down)?)?.reshape(&shape))?;
         let da = when(needed[1], || dnarrow.t()?.matmul(&rows))?;
         let db = when(needed[2], || dy.t()?.matmul(&(rows.matmul(&down.t()?)? * scale)?))?;
         Ok(vec![dx, da, db])
