@@ -98,7 +98,7 @@ pub struct IndexBuildArgs {
     /// What the encoder's matrices are rounded to while passages are embedded: `f32` (not at all), `bf16` or `int8`.
     #[arg(long, default_value = "f32")]
     pub precision: String,
-    /// Where to compute; this version knows `cpu`.
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Print JSON.
@@ -127,9 +127,19 @@ pub struct IndexSearchArgs {
     /// Candidates kept while the graph is searched.
     #[arg(long, default_value_t = 64)]
     pub ef: usize,
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `name=value`; a value that is no number or truth value is a word.
+fn dro_setting(typed: &str) -> Result<(String, serde_json::Value), String> {
+    let (name, value) = typed.split_once('=').ok_or_else(|| format!("`{typed}` is no `name=value`"))?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), value))
 }
 
 /// `ragtune train`. Every field but `config`, `resume`, `dry_run` and `json` is also a key of the configuration file.
@@ -144,15 +154,15 @@ pub struct TrainArgs {
     #[arg(long, value_name = "RUN")]
     #[serde(skip)]
     pub resume: Option<PathBuf>,
-    /// Print the resolved settings and the estimated cost; train nothing.
+    /// Print the resolved settings, the estimated cost and the expected memory; models are loaded, nothing is trained.
     #[arg(long)]
     #[serde(skip)]
     pub dry_run: bool,
-    /// Print the final record as JSON.
+    /// Print the final record, or what a dry run says, as JSON.
     #[arg(long)]
     #[serde(skip)]
     pub json: bool,
-    /// frozen, embedder, generator or joint (see `ragtune strategies`).
+    /// One of those that `ragtune strategies` lists, such as joint, two-phase or frozen.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strategy: Option<String>,
@@ -176,10 +186,32 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator: Option<PathBuf>,
+    /// The language model that selects passages (`--strategy dro`), likewise [default: the generator's].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<PathBuf>,
     /// The run folder to make.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
+    /// A folder where stages that are done are kept for every run that names it: a stage that is there is not trained again,
+    /// and its cost is charged [default: the run's own].
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<PathBuf>,
+    /// Questions that decide when to stop and which learning rate to take; never trained on and never reported.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selection_questions: Option<PathBuf>,
+    /// What decides on the selection questions: em, f1, mrr, ndcg, recall@K or answer-recall@K [default: f1].
+    #[arg(long, value_name = "METRIC")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select_by: Option<String>,
+    /// Stop a stage when so many looks at the selection questions, one every `--eval-every` steps, brought nothing better, and
+    /// keep the best weights; 0: never [default: 0].
+    #[arg(long, value_name = "LOOKS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<u64>,
     /// Embed the whole corpus anew every so many optimiser steps; 0: never during training [default: 0].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,6 +241,15 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_generator: Option<f64>,
+    /// Peak learning rate of the selector [default: 1e-4].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_selector: Option<f64>,
+    /// A setting of DRO as `name=value`, as in the table [dro] of the settings file: candidates, samples,
+    /// sampling-temperature, top-p, length, correction, distinct, clip, gold-injection, mode, scoring, warm-up.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = dro_setting)]
+    #[serde(skip)]
+    pub dro: Vec<(String, serde_json::Value)>,
     /// Temperature of the prior over retrieved passages [default: 0.05].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -217,6 +258,48 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
+    /// The equation of joint training: rag-token, rag-sequence, emdr2, emdr2-token, pdist, loop or adist [default: rag-token].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<String>,
+    /// Temperature of the distribution over passages that a retriever is pulled to, or of a teacher's scores [default: the
+    /// paper's: 1 for pdist, loop and teachers, 0.1 for replug, 0.01 for ra-dit and adist].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_temperature: Option<f64>,
+    /// How an answer's token log-probabilities become one number in such a target: sum or mean [default: sum].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<String>,
+    /// Which way a KL divergence is taken: target-to-prior or prior-to-target [default: target-to-prior].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<String>,
+    /// What replug's target is the softmax of: probability or log-probability [default: probability].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The most hard negatives of a question; ance mines so many (at least 1), other strategies take those of the question file
+    /// [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hard_negatives: Option<usize>,
+    /// How far preference training may leave the encoder it began with: DPO's beta [default: 0.1].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// What makes a passage preferred: likelihood or gold [default: likelihood].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preferred: Option<String>,
+    /// How a teacher's scores are learnt: kl or margin-mse [default: kl].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_loss: Option<String>,
+    /// MiB for likelihoods of a frozen generator, which do not change and are not computed twice; 0: none [default: 256].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memo_mib: Option<usize>,
     /// Train the passage side too: every stored vector goes stale with each step [default: false].
     #[arg(long, value_name = "BOOL", num_args = 1)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -266,10 +349,24 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_alpha: Option<f64>,
+    /// Scale the adapter's product by alpha / √rank instead of alpha / rank (rsLoRA) [default: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rslora: Option<bool>,
     /// Modules with an adapter [default: all-linear, every projection of the layers].
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_targets: Option<Vec<String>>,
+    /// Share of the inputs of each adapter that training drops [default: 0].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_dropout: Option<f64>,
+    /// Dropout of the models while they train: `off`, `config` (what each config.json says), or a share for every place where
+    /// the family has one. Off by default: in the literature, likelihoods that teach a retriever are those of the model as it
+    /// answers, without dropout [default: off].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<String>,
     /// Keep the generator's matrices, frozen, as f32, bf16, f16, q8_0, q4_0 or q4_k; an adapter trains on top [default: f32].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,7 +407,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact: Option<bool>,
-    /// Where to compute; this version knows `cpu` [default: cpu].
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal` [default: cpu].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -385,6 +482,9 @@ pub struct EvalArgs {
     /// Write scores of single questions to this JSONL file.
     #[arg(long)]
     pub scores: Option<PathBuf>,
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -394,8 +494,12 @@ pub struct EvalArgs {
 #[derive(Args)]
 pub struct CompareArgs {
     /// Run folders; differences and ratios are to the first.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "config")]
     pub runs: Vec<PathBuf>,
+    /// A comparison to make: strategies, seeds and learning rates to try (TOML). Each distinct stage is trained once; the same
+    /// command goes on where it was stopped. Then its runs are compared.
+    #[arg(long, conflicts_with = "runs")]
+    pub config: Option<PathBuf>,
     /// Put runs that differ in their seed only into one row.
     #[arg(long)]
     pub group_seeds: bool,
@@ -431,6 +535,9 @@ pub struct EmbedArgs {
     /// The most tokens of one batch.
     #[arg(long, default_value_t = 8192)]
     pub batch_tokens: usize,
+    /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Print what was done as JSON; needs `--out`.
     #[arg(long, requires = "out")]
     pub json: bool,

@@ -9,9 +9,12 @@ use crate::cli::TrainArgs;
 use crate::error::{Context, Error, Result};
 use crate::hub::Origin;
 use crate::models::Precision;
+use crate::models::device::Choice;
+use crate::models::dropout::Dropping;
 use crate::models::nn::Format;
+use crate::objectives::{Direction, Length, Preferred, TeacherLoss, Value};
 use crate::pipeline::answer::{AnswerReader, check_search};
-use crate::strategies::{self, Reader, Recipe, Stage, Strategy};
+use crate::strategies::{self, DroSettings, JointObjective, Reader, Recipe, Stage, Strategy};
 
 /// The resolved settings of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +28,20 @@ pub struct TrainConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<PathBuf>,
     pub generator: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<PathBuf>,
     pub out: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection_questions: Option<PathBuf>,
+    #[serde(default = "defaults::select_by")]
+    pub select_by: String,
+    #[serde(default)]
+    pub early_stop: u64,
+    /// Only so many stages of the strategy, as a search for the learning rate of one of them needs; 0: all.
+    #[serde(default)]
+    pub only_stages: usize,
     #[serde(default)]
     pub refresh_every: u64,
     #[serde(default = "defaults::steps")]
@@ -40,12 +56,34 @@ pub struct TrainConfig {
     pub lr_encoder: f64,
     #[serde(default = "defaults::lr_generator")]
     pub lr_generator: f64,
+    #[serde(default = "defaults::lr_generator")]
+    pub lr_selector: f64,
     #[serde(default = "defaults::temperature")]
     pub temperature: f64,
     #[serde(default = "defaults::scale")]
     pub scale: f64,
     #[serde(default)]
     pub train_passages: bool,
+    #[serde(default = "defaults::objective")]
+    pub objective: JointObjective,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_temperature: Option<f64>,
+    #[serde(default = "defaults::length")]
+    pub length: Length,
+    #[serde(default = "defaults::direction")]
+    pub direction: Direction,
+    #[serde(default = "defaults::target")]
+    pub target: Value,
+    #[serde(default)]
+    pub hard_negatives: usize,
+    #[serde(default = "defaults::beta")]
+    pub beta: f64,
+    #[serde(default = "defaults::preferred")]
+    pub preferred: Preferred,
+    #[serde(default = "defaults::teacher_loss")]
+    pub teacher_loss: TeacherLoss,
+    #[serde(default = "defaults::memo_mib")]
+    pub memo_mib: usize,
     #[serde(default)]
     pub reader: Reader,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +108,12 @@ pub struct TrainConfig {
     pub lora_alpha: f64,
     #[serde(default = "defaults::lora_targets")]
     pub lora_targets: Vec<String>,
+    #[serde(default)]
+    pub rslora: bool,
+    #[serde(default)]
+    pub lora_dropout: f64,
+    #[serde(default)]
+    pub dropout: Dropping,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prompt_tokens: Option<usize>,
     #[serde(default = "defaults::max_answer_tokens")]
@@ -92,6 +136,9 @@ pub struct TrainConfig {
     pub gradient_checkpointing: bool,
     #[serde(default = "defaults::device")]
     pub device: String,
+    /// What DRO leaves open. A table, so it comes after the values.
+    #[serde(default)]
+    pub dro: DroSettings,
     /// By part (`encoder`, `generator`): which commit of the hub a model's name stood for when the run began. Last, because
     /// TOML puts tables after values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -99,6 +146,9 @@ pub struct TrainConfig {
 }
 
 mod defaults {
+    use crate::objectives::{Direction, Length, Preferred, TeacherLoss, Value};
+    use crate::strategies::{JointObjective, Recipe};
+
     pub fn steps() -> u64 {
         500
     }
@@ -156,6 +206,33 @@ mod defaults {
     pub fn device() -> String {
         "cpu".into()
     }
+    pub fn objective() -> JointObjective {
+        Recipe::default().objective
+    }
+    pub fn length() -> Length {
+        Recipe::default().length
+    }
+    pub fn direction() -> Direction {
+        Recipe::default().direction
+    }
+    pub fn target() -> Value {
+        Recipe::default().value
+    }
+    pub fn beta() -> f64 {
+        Recipe::default().beta
+    }
+    pub fn preferred() -> Preferred {
+        Recipe::default().preferred
+    }
+    pub fn teacher_loss() -> TeacherLoss {
+        Recipe::default().teacher_loss
+    }
+    pub fn memo_mib() -> usize {
+        256
+    }
+    pub fn select_by() -> String {
+        "f1".into()
+    }
 }
 
 impl TrainConfig {
@@ -174,6 +251,24 @@ impl TrainConfig {
             }
             settings.extend(flags);
         }
+        if !args.dro.is_empty() {
+            let table = settings.entry("dro").or_insert_with(|| serde_json::Value::Object(serde_json::Map::new()));
+            if let serde_json::Value::Object(table) = table {
+                table.extend(args.dro.iter().cloned());
+            }
+        }
+        Self::complete(settings)
+    }
+
+    /// Settings given as TOML alone, as one row of a comparison is.
+    pub fn of_settings(settings: toml::Table) -> Result<Self> {
+        match serde_json::to_value(settings)? {
+            serde_json::Value::Object(settings) => Self::complete(settings),
+            _ => Err(Error::new("the settings are not a table")),
+        }
+    }
+
+    fn complete(settings: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
         let config: Self = serde_json::from_value(serde_json::Value::Object(settings)).map_err(|source| {
             Error::new("the training settings are not complete or not valid")
                 .because(source)
@@ -211,6 +306,11 @@ impl TrainConfig {
         origin.map_or_else(|| typed.to_path_buf(), Origin::pinned)
     }
 
+    /// The folder where stages that are done are kept.
+    pub fn stages_folder(&self) -> PathBuf {
+        self.stages.clone().unwrap_or_else(|| self.out.join("stages"))
+    }
+
     /// The strategy named.
     pub fn strategy(&self) -> Result<&'static Strategy> {
         strategies::find(&self.strategy)
@@ -218,27 +318,62 @@ impl TrainConfig {
 
     /// The stages of the strategy under these settings.
     pub fn stages(&self) -> Result<Vec<Stage>> {
-        (self.strategy()?.stages)(&Recipe {
+        let mut stages = (self.strategy()?.stages)(&Recipe {
             temperature: self.temperature,
             scale: self.scale,
             train_passages: self.train_passages,
             reader: self.reader,
+            target_temperature: self.target_temperature,
+            objective: self.objective,
+            length: self.length,
+            direction: self.direction,
+            value: self.target,
+            hard_negatives: self.hard_negatives,
+            beta: self.beta,
+            preferred: self.preferred,
+            teacher_loss: self.teacher_loss,
+            top_k: self.top_k,
+            dro: self.dro.clone(),
+        })?;
+        if self.only_stages > 0 {
+            stages.truncate(self.only_stages);
+        }
+        Ok(stages)
+    }
+
+    /// How answers are read off in evaluations: as asked for, else as the generator was trained last: all passages in one prompt,
+    /// a mixture for every token, or one for the whole answer.
+    pub fn eval_reader(&self) -> Result<AnswerReader> {
+        if let Some(reader) = self.eval_reader {
+            return Ok(reader);
+        }
+        let stages = self.stages()?;
+        if stages.iter().any(|stage| stage.lists.is_some()) {
+            return Ok(AnswerReader::Concat);
+        }
+        let Some(last) = stages.iter().rfind(|stage| stage.trains.generator) else { return Ok(self.reader.into()) };
+        Ok(match last.objective.name() {
+            _ if last.objective.needs().concat => AnswerReader::Concat,
+            "rag-sequence" => AnswerReader::SequenceThorough,
+            _ => AnswerReader::Mixture,
         })
     }
 
-    /// How answers are read off in evaluations: as asked for, else as the generator is trained.
-    pub fn eval_reader(&self) -> AnswerReader {
-        self.eval_reader.unwrap_or(self.reader.into())
-    }
-
-    /// The name of the reader whose answers are learnt from; none where no answer is.
+    /// The name of the reader whose answers are learnt from, where any are: `concat`, `mixture`, or both.
     pub fn training_reader(&self) -> Result<Option<&'static str>> {
-        let reads = |stage: &Stage| stage.trains.generator || stage.objective.per_question();
-        Ok(self.stages()?.iter().any(reads).then(|| self.reader.name()))
+        let needs: Vec<_> = self.stages()?.iter().map(|stage| stage.objective.needs()).collect();
+        let concat = needs.iter().any(|needs| needs.concat || needs.leave_one_out || needs.attention);
+        let mixture = needs.iter().any(|needs| needs.single_prompts);
+        Ok(match (concat, mixture) {
+            (true, true) => Some("concat and mixture"),
+            (true, false) => Some("concat"),
+            (false, true) => Some("mixture"),
+            (false, false) => None,
+        })
     }
 
     fn check(&self) -> Result<()> {
-        device(&self.device)?;
+        Choice::parse(&self.device)?;
         let trains = self.stages()?.iter().any(|stage| stage.trains.generator);
         if generator_format(&self.generator_dtype)?.is_some() && trains && self.lora_rank.is_none() {
             return Err(Error::new(format!(
@@ -258,13 +393,45 @@ impl TrainConfig {
         check_search(self.beams, self.length_penalty)?;
         positive("--temperature", self.temperature)?;
         positive("--scale", self.scale)?;
+        positive("--beta", self.beta)?;
+        if let Some(temperature) = self.target_temperature {
+            positive("--target-temperature", temperature)?;
+        }
         positive("--lr-encoder", self.lr_encoder)?;
         positive("--lr-generator", self.lr_generator)?;
+        positive("--lr-selector", self.lr_selector)?;
         not_negative("--weight-decay", self.weight_decay)?;
         not_negative("--clip", self.clip)?;
         if let Some(rank) = self.lora_rank {
             at_least_one("--lora-rank", rank)?;
             positive("--lora-alpha", self.lora_alpha)?;
+        }
+        crate::train::check_metric(&self.select_by)?;
+        if self.early_stop > 0 {
+            if self.selection_questions.is_none() {
+                return Err(Error::new(format!(
+                    "`--early-stop {}` needs questions to decide by, and `--selection-questions` is not given",
+                    self.early_stop
+                ))
+                .hint("give questions that are neither trained on nor reported as `--selection-questions`"));
+            }
+            if self.eval_every == 0 {
+                return Err(Error::new(format!(
+                    "`--early-stop {}` looks every `--eval-every` steps, which is 0",
+                    self.early_stop
+                ))
+                .hint("for instance `--eval-every 50`"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(Error::new(format!("`--lora-dropout {}` is no share from 0 to below 1", self.lora_dropout))
+                .hint("leave `--lora-dropout` out for none, or give for instance 0.05"));
+        }
+        if self.lora_rank.is_none() && (self.lora_dropout > 0.0 || self.rslora) {
+            let asked =
+                if self.rslora { "--rslora".to_owned() } else { format!("--lora-dropout {}", self.lora_dropout) };
+            return Err(Error::new(format!("`{asked}` is about an adapter, and none trains"))
+                .hint("train one, for instance with `--lora-rank 16`, or leave it out"));
         }
         if self.questions == self.eval_questions {
             return Err(Error::new(format!(
@@ -292,15 +459,6 @@ pub fn generator_format(name: &str) -> Result<Option<Format>> {
         Error::new(format!("unknown type `{name}` of generator weights, expected one of: f32, {known}"))
             .hint("leave `--generator-dtype` out for f32")
     })
-}
-
-/// The device of that name; this version computes on the CPU only and says so.
-pub fn device(name: &str) -> Result<candle_core::Device> {
-    match name {
-        "cpu" => Ok(candle_core::Device::Cpu),
-        other => Err(Error::new(format!("device `{other}` is not supported; expected `cpu`"))
-            .hint("leave `--device` out: this version computes on the CPU")),
-    }
 }
 
 /// The rounding of that name; see [`Precision`].
@@ -376,9 +534,18 @@ mod tests {
         std::fs::write(&file, "steps = 7\ntop-k = 3\nlr-encoder = 1e-6\n").unwrap();
         let args = TrainArgs { config: Some(file.clone()), top_k: Some(4), ..complete() };
         let config = TrainConfig::resolve(&args).unwrap();
+        assert_eq!((config.dropout, config.lora_dropout), (Dropping::Off, 0.0));
         assert_eq!((config.steps, config.top_k, config.lr_encoder, config.batch_size), (7, 4, 1e-6, 8));
         std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
         assert_eq!(TrainConfig::of_run(folder.path()).unwrap(), config);
+        std::fs::write(&file, "dropout = 0.2\n").unwrap();
+        for (typed, dropping) in [(None, Dropping::Share(0.2)), (Some("config".into()), Dropping::Config)] {
+            let config =
+                TrainConfig::resolve(&TrainArgs { config: Some(file.clone()), dropout: typed, ..complete() }).unwrap();
+            assert_eq!(config.dropout, dropping);
+            std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
+            assert_eq!(TrainConfig::of_run(folder.path()).unwrap(), config);
+        }
         std::fs::write(&file, "stepz = 7\n").unwrap();
         let error = TrainConfig::resolve(&args).unwrap_err();
         assert!(format!("{:?}", error).contains("stepz"));
@@ -390,7 +557,7 @@ mod tests {
             let mut args = complete();
             change(&mut args);
             let config = TrainConfig::resolve(&args).unwrap();
-            let read = config.eval_reader().label(config.beams, config.length_penalty);
+            let read = config.eval_reader().unwrap().label(config.beams, config.length_penalty);
             (config.training_reader().unwrap(), read)
         };
         assert_eq!(resolved(|_| {}), (Some("mixture"), "mixture".to_owned()));
@@ -446,8 +613,15 @@ mod tests {
         assert!(refused(|a| a.length_penalty = Some(0.5)).to_string().contains("--length-penalty 0.5"));
         assert!(format!("{:?}", refused(|a| a.eval_reader = Some("sequence".into()))).contains("`sequence-fast`"));
         assert!(refused(|a| a.lora_rank = Some(0)).to_string().contains("--lora-rank 0"));
-        assert!(refused(|a| a.device = Some("cuda".into())).to_string().contains("`cuda`"));
+        assert!(refused(|a| a.device = Some("tpu".into())).to_string().contains("`tpu`"));
         assert!(refused(|a| a.schedule = Some("wavy".into())).find_hint().is_some());
+        let error = refused(|a| a.dropout = Some("1.5".into()));
+        assert!(format!("{error:?}").contains("`1.5`"), "{error:?}");
+        assert!(
+            refused(|a| (a.lora_rank, a.lora_dropout) = (Some(4), Some(1.0))).to_string().contains("--lora-dropout 1")
+        );
+        assert!(refused(|a| a.lora_dropout = Some(0.1)).find_hint().unwrap().contains("--lora-rank"));
+        assert!(refused(|a| a.rslora = Some(true)).to_string().contains("--rslora"));
         assert!(
             refused(|a| {
                 a.strategy = Some("generator".into());

@@ -14,13 +14,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     message: String,
     hint: Option<String>,
+    divergence: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// An error with a message and nothing else.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, source: None }
+        Self { message: message.into(), hint: None, divergence: false, source: None }
     }
 
     /// Adds the command or the change that mends it; replaces an earlier hint.
@@ -32,6 +33,17 @@ impl Error {
     /// Adds a hint unless this error or one of its causes has one already.
     pub fn or_hint(self, hint: impl Into<String>) -> Self {
         if self.find_hint().is_some() { self } else { self.hint(hint) }
+    }
+
+    /// Marks an error as training that left the finite numbers.
+    pub fn divergence(mut self) -> Self {
+        self.divergence = true;
+        self
+    }
+
+    /// Whether training left the finite numbers: other settings may go on, the same ones will not.
+    pub fn is_divergence(&self) -> bool {
+        self.divergence
     }
 
     /// Whether a full disk is among the causes.

@@ -62,6 +62,13 @@
 //! second oracle beside PyTorch's numbers; its quantised models cannot hold an adapter, which is why quantised generators run on
 //! our layers too.
 //!
+//! # Devices
+//!
+//! A model's device is where whatever meets it is computed (`models::device`). On the CPU layers are fused loops; elsewhere
+//! the same functions are put together from candle's operations, whose kernels it has for CUDA and Metal, under a backward pass
+//! of our own that keeps nothing in between (`models::nn`, `portable`). Under `nn::portably` they run on the CPU: the golden
+//! numbers of every layer, family, adapter and optimiser hold there too. Index, tokenizer and objectives know no device.
+//!
 //! # How an index stays true
 //!
 //! Text and vectors live in separate data files of one Lance dataset; a refresh replaces the vector files and never touches
@@ -84,6 +91,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod comparison;
 pub mod config;
 pub mod cost;
 pub mod data;

@@ -3,11 +3,11 @@
 from common import padded
 
 
-def load(folder):
+def load(folder, dtype="float32", device="cpu"):
     from peft import PeftModel
     from transformers import LlamaForCausalLM
 
-    base = LlamaForCausalLM.from_pretrained(folder / "model", dtype="float32", attn_implementation="sdpa")
+    base = LlamaForCausalLM.from_pretrained(folder / "model", dtype=dtype, attn_implementation="sdpa").to(device)
     return PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).eval()
 
 
@@ -30,7 +30,7 @@ def log_probs(torch, model, batch, all_logits=False):
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
     if all_logits:
         logits = logits[:, places]
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
     return -loss.view(questions, passages, count), mask.view(questions, passages, count)[:, 0]
 
 

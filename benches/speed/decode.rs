@@ -1,8 +1,6 @@
 //! `decode`: greedy continuation of a batch of prompts, reading them included; no token ends an answer.
 
-use candle_core::Device;
 use ragtune::error::Result;
-use ragtune::models::generator::Generator;
 
 use crate::Common;
 use crate::inputs::{self, Prompts};
@@ -12,7 +10,7 @@ use crate::measure::Line;
 pub fn measure(common: &Common) -> Result<Line> {
     let line = Line::begin("decode", "tokens");
     let inputs: Prompts = inputs::read(&common.inputs, "decode.json")?;
-    let generator = Generator::load(&common.generator.join("model"), &Device::Cpu)?;
+    let generator = common.generator(&common.device()?)?;
     let mut written = Vec::new();
     let times = common.repeats.run(|_| {
         written = generator.greedy(&inputs.prompts, inputs.new_tokens, &[])?;

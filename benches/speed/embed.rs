@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::Device;
 use clap::Args;
 use ragtune::config;
 use ragtune::error::{Context, Result};
@@ -47,7 +46,7 @@ pub fn measure(common: &Common, args: &EmbedArgs) -> Result<Line> {
     if args.passages > 0 {
         texts.passages.truncate(args.passages);
     }
-    let encoder = Encoder::load(&common.encoder, &Device::Cpu)?;
+    let encoder = Encoder::load(&common.encoder, &common.device()?)?;
     let few = &texts.passages[..texts.passages.len().min(WARM_UP)];
     embed(&encoder, precision, few, Role::Passage, args.batch_tokens)?;
     let mut embedded = Embedded::default();

@@ -15,13 +15,14 @@ use crate::measure::Line;
 pub fn measure(common: &Common) -> Result<Line> {
     let line = Line::begin("generator", "steps");
     let inputs: Readings = inputs::read(&common.inputs, "reading.json")?;
-    let generator = load(common)?;
+    let device = common.device()?;
+    let generator = load(common, &device)?;
     let mut adamw = AdamW::new(AdamWConfig::default())?;
     let mut losses = Vec::new();
     let times = common.repeats.run(|repetition| {
         let (log_probs, mask) = read(&generator, inputs::batch(&inputs.batches, repetition)?)?;
         let (questions, passages, _) = log_probs.dims3()?;
-        let even = Tensor::zeros((questions, passages), DType::F32, &Device::Cpu)?;
+        let even = Tensor::zeros((questions, passages), DType::F32, &device)?;
         let loss = rag_token_loss(&even, inputs.temperature, &log_probs, &mask)?;
         let gradients = optimizer::gradients(generator.params(), &loss.backward()?)?;
         adamw.step(generator.params(), &gradients, inputs.learning_rate_generator)?;
@@ -32,8 +33,8 @@ pub fn measure(common: &Common) -> Result<Line> {
 }
 
 /// The generator with its adapter, which alone trains.
-pub fn load(common: &Common) -> Result<Generator> {
-    let mut generator = Generator::load(&common.generator.join("model"), &Device::Cpu)?;
+pub fn load(common: &Common, device: &Device) -> Result<Generator> {
+    let mut generator = common.generator(device)?;
     generator.load_adapter(&common.generator.join("adapter"))?;
     Ok(generator)
 }

@@ -1,6 +1,5 @@
 //! `joint`: one RAG-Token step that trains encoder and adapter together, with every passage embedded live.
 
-use candle_core::Device;
 use ragtune::error::Result;
 use ragtune::models::Grad;
 use ragtune::models::encoder::Encoder;
@@ -16,8 +15,9 @@ use crate::measure::Line;
 pub fn measure(common: &Common) -> Result<Line> {
     let line = Line::begin("joint", "steps");
     let inputs: Readings = inputs::read(&common.inputs, "reading.json")?;
-    let encoder = Encoder::load(&common.encoder, &Device::Cpu)?;
-    let generator = generator::load(common)?;
+    let device = common.device()?;
+    let encoder = Encoder::load(&common.encoder, &device)?;
+    let generator = generator::load(common, &device)?;
     let mut encoder_adamw = AdamW::new(AdamWConfig::default())?;
     let mut generator_adamw = AdamW::new(AdamWConfig::default())?;
     let mut losses = Vec::new();

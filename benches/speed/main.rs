@@ -15,13 +15,18 @@ mod joint;
 mod matmul;
 mod measure;
 mod mnrl;
+mod parity;
 mod process;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use candle_core::Device;
 use clap::{Args, Parser, Subcommand};
+use ragtune::config::generator_format;
 use ragtune::error::{Error, Result};
+use ragtune::models::generator::Generator;
+use ragtune::models::{device, nn};
 
 use measure::{Line, Repeats};
 
@@ -50,6 +55,8 @@ enum Work {
     Decode,
     /// Matrix products alone, in the shapes of the encoder's layers.
     Matmul,
+    /// The golden numbers of the tests on the chosen device; no speed.
+    Parity,
 }
 
 /// What every work takes.
@@ -66,6 +73,18 @@ struct Common {
     generator: PathBuf,
     #[command(flatten)]
     repeats: Repeats,
+    /// Where to compute: cpu, cuda, cuda:N or metal.
+    #[arg(long, global = true, default_value = "cpu")]
+    device: String,
+    /// How the generator's frozen matrices are kept: f32, bf16, f16, q8_0, q4_0 or q4_k.
+    #[arg(long, global = true, default_value = "f32")]
+    generator_dtype: String,
+    /// Let CUDA round the inputs of f32 products to TF32.
+    #[arg(long, global = true)]
+    tf32: bool,
+    /// Compute on the CPU as on another device: out of candle's operations.
+    #[arg(long, global = true)]
+    portable: bool,
     /// Print the whole result as one line of JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -74,17 +93,34 @@ struct Common {
     bench: bool,
 }
 
+impl Common {
+    /// Opens the device; once, because tensors of two do not meet.
+    fn device(&self) -> Result<Device> {
+        if self.tf32 {
+            device::allow_tf32()?;
+        }
+        device::open(&self.device)
+    }
+
+    /// The generator's base.
+    fn generator(&self, device: &Device) -> Result<Generator> {
+        Generator::load_as(&self.generator.join("model"), device, generator_format(&self.generator_dtype)?)
+    }
+}
+
 fn main() -> ExitCode {
     let threads = process::prepare();
     let cli = Cli::parse();
-    let measured = match &cli.work {
+    let measure = || match &cli.work {
         Work::Embed(args) => embed::measure(&cli.common, args),
         Work::Mnrl => mnrl::measure(&cli.common),
         Work::Generator => generator::measure(&cli.common),
         Work::Joint => joint::measure(&cli.common),
         Work::Decode => decode::measure(&cli.common),
         Work::Matmul => matmul::measure(&cli.common),
+        Work::Parity => parity::measure(&cli.common),
     };
+    let measured = if cli.common.portable { nn::portably(measure) } else { measure() };
     match measured.and_then(|line| print(line, threads, cli.common.json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! `mnrl`: one step of fine-tuning every weight of the encoder: questions and passages forward, backward, AdamW.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use ragtune::error::Result;
 use ragtune::models::Grad;
 use ragtune::models::encoder::Encoder;
@@ -15,7 +15,8 @@ use crate::measure::Line;
 pub fn measure(common: &Common) -> Result<Line> {
     let line = Line::begin("mnrl", "steps");
     let inputs: Pairs = inputs::read(&common.inputs, "mnrl.json")?;
-    let encoder = Encoder::load(&common.encoder, &Device::Cpu)?;
+    let device = common.device()?;
+    let encoder = Encoder::load(&common.encoder, &device)?;
     let mut adamw = AdamW::new(AdamWConfig::default())?;
     let mut losses = Vec::new();
     let times = common.repeats.run(|repetition| {
@@ -24,8 +25,8 @@ pub fn measure(common: &Common) -> Result<Line> {
         let passages = encoder.forward(&batch.passages, Grad::On)?;
         let scores = questions.matmul(&passages.t()?)?;
         let count = batch.questions.len();
-        let gold = Tensor::arange(0, count as u32, &Device::Cpu)?;
-        let excluded = Tensor::zeros((count, count), DType::F32, &Device::Cpu)?;
+        let gold = Tensor::arange(0, count as u32, &device)?;
+        let excluded = Tensor::zeros((count, count), DType::F32, &device)?;
         let loss = mnrl_loss(&scores, &gold, &excluded, inputs.scale)?;
         let gradients = optimizer::gradients(encoder.params(), &loss.backward()?)?;
         adamw.step(encoder.params(), &gradients, inputs.learning_rate)?;

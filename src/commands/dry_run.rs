@@ -1,16 +1,28 @@
 //! `ragtune train --dry-run`: the resolved settings and what they would cost.
 
 use ragtune_index::Corpus;
+use serde_json::{Value, json};
 
+use super::{print_json, print_text};
 use crate::config::TrainConfig;
-use crate::cost::units;
+use crate::cost::{Ledger, machine, units};
 use crate::error::Result;
 use crate::pipeline::identity::build_note;
+use crate::train::memory::{self, Estimate};
+use crate::train::session::Session;
 
-/// Settings as TOML and an estimate of the passages that refreshes embed, with its assumptions.
-pub fn describe(config: &TrainConfig) -> Result<String> {
-    let corpus = Corpus::open(&config.index)?;
+/// Prints settings, passages to embed and expected memory. The settings are those that were typed; `located` are the same
+/// with models where they were found. Models and data are loaded as training loads them, so that what it would refuse is
+/// refused here too; nothing is locked and nothing is written.
+pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8> {
     let stages = config.stages()?;
+    let session = Session::look(located, &stages, &Ledger::new())?;
+    let needed = Needed {
+        estimate: memory::estimate(&session, located, &stages)?,
+        free: machine::available_bytes(),
+        config: located,
+    };
+    let corpus = Corpus::open(&config.index)?;
     let moving = stages.iter().filter(|stage| stage.trains.passages).count() as u64;
     let during = match config.refresh_every {
         0 => 0,
@@ -20,6 +32,21 @@ pub fn describe(config: &TrainConfig) -> Result<String> {
     let refreshes = moving * (during + u64::from(config.steps > 0));
     let passages = refreshes * corpus.len() as u64;
     let questions = stages.len() as u64 * config.steps * config.batch_size as u64;
+    let speed = build_note(&corpus)?.map(|note| note.passages_per_second).filter(|speed| *speed > 0.0);
+    let seconds = speed.map(|speed| passages as f64 / speed);
+    if json {
+        print_json(&json!({
+            "settings": config,
+            "stages": stages.len(),
+            "questions_seen": questions,
+            "refreshes": refreshes,
+            "passages_to_embed": passages,
+            "embedding_seconds": seconds,
+            "expected_memory_bytes": needed.estimate.peak() as u64,
+            "memory": needed.json(),
+        }))?;
+        return Ok(0);
+    }
     let mut text = config.to_toml()?;
     text.push_str(&format!(
         "\n# {} stages, {} optimiser steps each, {questions} questions seen\n# {refreshes} refreshes of {} passages: {passages} passages to embed",
@@ -27,16 +54,67 @@ pub fn describe(config: &TrainConfig) -> Result<String> {
         config.steps,
         corpus.len()
     ));
-    match build_note(&corpus)? {
-        Some(note) if note.passages_per_second > 0.0 => text.push_str(&format!(
-            ", about {} at the {:.1} passages/s of the index build",
-            units::seconds(passages as f64 / note.passages_per_second),
-            note.passages_per_second
-        )),
-        _ => text.push_str("; the index has no record of how fast it was built, so their time is unknown"),
+    match speed.zip(seconds) {
+        Some((speed, seconds)) => text
+            .push_str(&format!(", about {} at the {speed:.1} passages/s of the index build", units::seconds(seconds))),
+        None => text.push_str("; the index has no record of how fast it was built, so their time is unknown"),
     }
     text.push_str(
         "\n# the time of training steps is not estimated: run a few with `--steps 10` and read the cost table",
     );
-    Ok(text)
+    text.push_str(&needed.text());
+    print_text(&text)?;
+    Ok(0)
+}
+
+/// The memory a run is expected to take, beside what there is.
+struct Needed<'a> {
+    estimate: Estimate,
+    free: Option<u64>,
+    config: &'a TrainConfig,
+}
+
+impl Needed<'_> {
+    /// Why training would refuse to begin, where it would.
+    fn refusal(&self) -> Option<String> {
+        let error = self.estimate.check(self.free? as f64, self.config).err()?;
+        let hint = error.find_hint().map_or_else(String::new, |hint| format!("; {hint}"));
+        Some(format!("{error}{hint}"))
+    }
+
+    fn json(&self) -> Value {
+        let Estimate { loaded, training, activations, refresh, evaluation, .. } = self.estimate;
+        json!({
+            "loaded": loaded as u64,
+            "training": training as u64,
+            "activations": activations as u64,
+            "refresh": refresh as u64,
+            "evaluation": evaluation as u64,
+            "free": self.free,
+            "refused": self.refusal(),
+        })
+    }
+
+    /// Lines of comment.
+    fn text(&self) -> String {
+        let bytes = |value: f64| units::bytes(value as u64);
+        let Estimate { loaded, training, activations, refresh, evaluation, .. } = self.estimate;
+        let mut text = format!(
+            "\n# expected memory: {} at its peak: {} that models and index take, {} for gradients and moments, and the largest of {} for \
+             activations, {} for a refresh, {} for evaluation",
+            bytes(self.estimate.peak()),
+            bytes(loaded),
+            bytes(training),
+            bytes(activations),
+            bytes(refresh),
+            bytes(evaluation)
+        );
+        if let Some(free) = self.free {
+            text.push_str(&format!("; {} are free beside what is loaded", units::bytes(free)));
+        }
+        if let Some(refusal) = self.refusal() {
+            text.push_str(&format!("\n# training would not begin: {refusal}"));
+        }
+        text
+    }
 }

@@ -60,9 +60,10 @@ pub fn run(args: &EmbedArgs) -> Result<u8> {
         }
     };
     let format = format_of(args.out.as_deref())?;
+    let device = crate::models::device::open(&args.device)?;
     let texts = read(&args.file)?;
     let located = locate(&args.encoder)?;
-    let encoder = Encoder::load(&located.folder, &candle_core::Device::Cpu)?;
+    let encoder = Encoder::load(&located.folder, &device)?;
     let (vectors, cut) = embed(&encoder, &texts, role, args.batch_tokens.max(1))?;
     if cut > 0 {
         eprintln!("{cut} of {} texts were cut to {} tokens", texts.len(), encoder.max_length());

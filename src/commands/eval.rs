@@ -115,14 +115,11 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         None => encoder_of(&corpus)?,
     };
     let encoder_folder = found("encoder", &encoder_name)?;
-    let device = candle_core::Device::Cpu;
+    let device = crate::models::device::open(&args.device)?;
     let encoder = Encoder::load(&encoder_folder, &device)?;
     let (generation, by) = searched_by(&corpus, &encoder, &encoder_folder)?;
     let generator_folder = found("generator", &parts.generator)?;
-    let mut generator = Generator::load(&generator_folder, &device)?;
-    if let Some(format) = generator_format(&parts.generator_dtype)? {
-        generator.quantise(format)?;
-    }
+    let mut generator = Generator::load_as(&generator_folder, &device, generator_format(&parts.generator_dtype)?)?;
     if let Some(adapter) = &parts.adapter {
         generator.load_adapter(&found("adapter", adapter)?)?;
     }
@@ -218,13 +215,14 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
         let selector = args.selector.clone().or_else(|| trained("selector"));
         return Ok(Parts {
-            reader: reader.unwrap_or_else(|| match selector.is_some() {
-                true => AnswerReader::Concat,
-                false => config.eval_reader(),
-            }),
+            reader: match (reader, selector.is_some()) {
+                (Some(reader), _) => reader,
+                (None, true) => AnswerReader::Concat,
+                (None, false) => config.eval_reader()?,
+            },
             selector,
             selector_base: args.selector_base.clone(),
-            candidates: args.candidates.unwrap_or(CANDIDATES),
+            candidates: args.candidates.unwrap_or(config.dro.candidates),
             encoder: trained("encoder").or(base_encoder),
             generator: trained("generator").unwrap_or_else(|| config.pinned("generator", &config.generator)),
             adapter: trained("adapter"),

@@ -6,10 +6,11 @@ use ragtune_index::{Corpus, CreateOptions, GraphParams, Source};
 
 use super::{locate, print_json, print_text, progress};
 use crate::cli::IndexBuildArgs;
-use crate::config::{device, precision};
+use crate::config::precision;
 use crate::cost::{Activity, Ledger, Phase, units};
 use crate::data::{self, corpus};
 use crate::error::{Context, Error, Result};
+use crate::models::device;
 use crate::models::encoder::Encoder;
 use crate::pipeline::embed::{EmbedSettings, embed_corpus, fingerprint_of};
 use crate::pipeline::identity::{BUILD_NOTE, BuildNote};
@@ -17,8 +18,9 @@ use crate::pipeline::identity::{BUILD_NOTE, BuildNote};
 pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let _activity = ledger.activity(Activity::Setup);
-    let device = device(&args.device)?;
     let precision = precision(&args.precision)?;
+    device::check_precision(&args.device, precision)?;
+    let device = device::open(&args.device)?;
     check_graph(args)?;
     let located = locate(&args.encoder)?;
     // A model of the hub is noted by its commit: searches take the very same one.

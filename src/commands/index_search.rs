@@ -34,7 +34,7 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
         None => encoder_of(&corpus)?,
     };
     let folder = locate(&name)?.folder;
-    let encoder = Encoder::load(&folder, &candle_core::Device::Cpu)?;
+    let encoder = Encoder::load(&folder, &crate::models::device::open(&args.device)?)?;
     let (generation, by) = searched_by(&corpus, &encoder, &folder)?;
     let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
     let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;

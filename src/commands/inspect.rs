@@ -25,7 +25,7 @@ use crate::models::lora::LoraConfig;
 use crate::models::params::Params;
 use crate::models::text::Text;
 use crate::models::weights::{self, Surveyed};
-use crate::strategies::{self, Reader, Recipe, STRATEGIES, Strategy};
+use crate::strategies::{self, STRATEGIES, Strategy};
 
 pub fn run(args: &InspectArgs) -> Result<u8> {
     let named = args.strategy.as_deref().map(strategies::find).transpose()?;
@@ -113,6 +113,7 @@ fn encoder(folder: &Path, strategies: &[&Strategy]) -> Result<Inspected> {
             prompts: encoder.prompts().into_iter().collect(),
             modules: encoder.module_names(),
             unused,
+            dropout: encoder.dropout().named().collect(),
         }),
         tokenizer: Some(tokenizer(encoder.text())),
         trains: trained(strategies, encoder.params(), false, |trains| trains.encoder())?,
@@ -141,6 +142,7 @@ fn generator(folder: &Path, strategies: &[&Strategy], lora: Option<LoraConfig>) 
             },
             begin: generator.special().bos,
             end: generator.special().eos.clone(),
+            dropout: generator.dropout().named().collect(),
         }),
         tokenizer: Some(tokenizer(generator.text())),
         trains: trained(strategies, generator.params(), lora.is_some(), |trains| trains.generator)?,
@@ -156,7 +158,7 @@ fn adapter(folder: &Path, strategies: &[&Strategy]) -> Result<Inspected> {
     let text = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
     let mut trains = Vec::new();
     for strategy in strategies {
-        let moves = moves(strategy)?.generator;
+        let moves = moves(strategy).generator;
         let (tensors, parameters) = if moves { (tensors, total) } else { (0, 0) };
         trains.push(Trained { strategy: strategy.name, tensors, parameters, lora: moves });
     }
@@ -169,6 +171,8 @@ fn adapter(folder: &Path, strategies: &[&Strategy]) -> Result<Inspected> {
         adapter: Some(AdapterPart {
             rank: config.get("r").and_then(Value::as_u64),
             alpha: config.get("lora_alpha").and_then(Value::as_f64),
+            dropout: config.get("lora_dropout").and_then(Value::as_f64),
+            rank_stabilised: config.get("use_rslora").and_then(Value::as_bool),
             targets: config.get("target_modules").cloned().unwrap_or_default(),
             modules: tensors / 2,
             base: text("base_model_name_or_path"),
@@ -245,7 +249,7 @@ fn trained(
     let (tensors, parameters) = counted(params, |_, trainable| trainable);
     let mut all = Vec::with_capacity(strategies.len());
     for strategy in strategies {
-        let moves = of_this(&moves(strategy)?);
+        let moves = of_this(&moves(strategy));
         let (tensors, parameters) = if moves { (tensors, parameters) } else { (0, 0) };
         all.push(Trained { strategy: strategy.name, tensors, parameters, lora: lora && moves });
     }
@@ -253,15 +257,8 @@ fn trained(
 }
 
 /// The parts that all stages of a strategy move together, with its usual settings.
-fn moves(strategy: &Strategy) -> Result<strategies::Trains> {
-    let recipe = Recipe { temperature: 1.0, scale: 1.0, train_passages: false, reader: Reader::Mixture };
-    let mut sum = strategies::Trains::default();
-    for stage in (strategy.stages)(&recipe)? {
-        sum.questions |= stage.trains.questions;
-        sum.passages |= stage.trains.passages;
-        sum.generator |= stage.trains.generator;
-    }
-    Ok(sum)
+fn moves(strategy: &Strategy) -> strategies::Trains {
+    strategy.usual().iter().fold(strategies::Trains::default(), |sum, stage| sum.and(&stage.trains))
 }
 
 /// Tensors and numbers of the weights that `chosen(name, trainable)` takes.

@@ -27,6 +27,7 @@ mod index_stats;
 mod inspect;
 mod strategies;
 mod train;
+mod training;
 
 /// Runs a command; the value is the exit code.
 pub fn run(cli: Cli) -> Result<u8> {

@@ -55,6 +55,25 @@ impl Amounts {
     }
 }
 
+impl Amounts {
+    /// What was added since an earlier reading.
+    fn since(&self, earlier: &Amounts) -> Amounts {
+        let (now, before) = (&self.counts, &earlier.counts);
+        Amounts {
+            seconds: (self.seconds - earlier.seconds).max(0.0),
+            cpu_seconds: (self.cpu_seconds - earlier.cpu_seconds).max(0.0),
+            counts: Counts {
+                tokens: now.tokens.saturating_sub(before.tokens),
+                flops: (now.flops - before.flops).max(0.0),
+                passages: now.passages.saturating_sub(before.passages),
+                bytes: now.bytes.saturating_sub(before.bytes),
+            },
+            peak_memory_bytes: self.peak_memory_bytes,
+            calls: self.calls.saturating_sub(earlier.calls),
+        }
+    }
+}
+
 /// What was spent for one purpose on one kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LedgerEntry {
@@ -132,6 +151,27 @@ impl LedgerRecord {
     /// Refresh seconds as a share of the wall time, 0 to 1.
     pub fn refresh_share(&self) -> f64 {
         share(self.activity(Activity::Refresh).seconds, self.wall_seconds)
+    }
+
+    /// What was spent since an earlier record of the same ledger. Peak memory is the later one's: it never falls.
+    pub fn since(&self, earlier: &LedgerRecord) -> LedgerRecord {
+        let entries = self.entries.iter().map(|entry| {
+            let before = earlier.entry(entry.activity, entry.phase).copied().unwrap_or_default();
+            LedgerEntry { amounts: entry.amounts.since(&before), ..*entry }
+        });
+        let unattributed = self.unattributed_by_activity.iter().map(|(&activity, seconds)| {
+            let before = earlier.unattributed_by_activity.get(&activity).copied().unwrap_or_default();
+            (activity, (seconds - before).max(0.0))
+        });
+        LedgerRecord {
+            wall_seconds: (self.wall_seconds - earlier.wall_seconds).max(0.0),
+            cpu_seconds: (self.cpu_seconds - earlier.cpu_seconds).max(0.0),
+            peak_memory_bytes: self.peak_memory_bytes,
+            sessions: 1 + self.sessions.saturating_sub(earlier.sessions),
+            entries: entries.filter(|entry| entry.amounts.calls > 0 || entry.amounts.seconds > 0.0).collect(),
+            unattributed: self.unattributed.since(&earlier.unattributed),
+            unattributed_by_activity: unattributed.collect(),
+        }
     }
 
     /// Adds another ledger to this one, as when a strategy is charged for a stage that another run paid.

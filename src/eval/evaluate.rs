@@ -86,6 +86,7 @@ pub fn evaluate(
     let width = settings.top_k.max(1) * settings.answer.beams.max(1);
     let mut scores = Vec::with_capacity(questions.len());
     let (mut prompts, mut truncated, mut shortened) = (0, 0, 0u64);
+    let mut distinct = std::collections::BTreeSet::new();
     for batch in questions.chunks((settings.sequences / width).max(1)) {
         let hits = retrieve(pipeline, batch, depth, searcher, ledger)?;
         let mut read = Vec::with_capacity(batch.len());
@@ -104,6 +105,9 @@ pub fn evaluate(
             }
             None => read.iter().map(|passages| (0..passages.len().min(settings.top_k) as u32).collect()).collect(),
         };
+        for (row, chosen) in hits.iter().zip(&chosen) {
+            distinct.extend(chosen.iter().filter_map(|place| row.get(*place as usize)).map(|hit| hit.ordinal));
+        }
         let contexts: Vec<Context<'_>> = batch
             .iter()
             .zip(&hits)
@@ -132,6 +136,7 @@ pub fn evaluate(
     }
     let mut summary = EvaluationSummary {
         generation: pipeline.generation.number(),
+        distinct_passages: distinct.len() as u64,
         reader_mode: settings.answer.label(),
         ..EvaluationSummary::of(name, &scores)
     };

@@ -2,8 +2,8 @@
 //!
 //! Reads a sentence-transformers folder of any family of `backbone` (BERT and its kin, ModernBERT, language models) and
 //! gives the same vectors as that library. Everything that decides a vector (pooling, further modules, prompts, length
-//! limit, lower-casing, a cut of the vector) is read from the folder, never assumed. Dropout is off at all times:
-//! fine-tuning runs without it, so that a step depends on nothing but its batch.
+//! limit, lower-casing, a cut of the vector) is read from the folder, never assumed. Nothing is dropped but in passes of
+//! training that ask for it ([`Encoder::set_dropout`], [`Encoder::forward_drawing`]).
 //!
 //! Dimensions: B sequences, N tokens of all of them, T of one, D width of a vector, P parameters outside the embeddings.
 
@@ -37,6 +37,7 @@ use self::chain::Module;
 use self::limits::Limits;
 use self::modules::Modules;
 use super::batch::TokenBatch;
+use super::dropout::{Draw, Dropping, Drops, Rates};
 use super::params::{Params, View};
 use super::text::Text;
 use super::weights::Weights;
@@ -61,6 +62,8 @@ pub struct Encoder {
     device: Device,
     /// Where passes with gradients leave their chunks, when those are computed twice to save memory.
     cache: Option<Cache>,
+    /// What passes with a draw drop.
+    rates: Rates,
 }
 
 /// Texts as token ids, and how many of them were cut to the length limit.
@@ -79,10 +82,6 @@ impl Encoder {
     /// unknown, misshapen or not finite, a tokenizer with more tokens than the embedding table has rows or that does not
     /// add the special tokens it promises. All weights but an unused `pooler` start trainable.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::new(format!("the encoder cannot run on `{:?}`, expected the CPU", device.location()))
-                .hint("use `--device cpu`: the layers of this version are written for the CPU"));
-        }
         if !dir.is_dir() {
             return Err(Error::new(format!("there is no encoder folder `{}`", dir.display()))
                 .hint("give the folder of a sentence-transformers model with --encoder DIR"));
@@ -112,10 +111,12 @@ impl Encoder {
             }
         }
         let text = text.with_limit(limits.max_length)?;
-        let (mut params, dropped) = backbone.take_params(&mut Weights::read_folder(&inner, device)?)?;
+        let (mut params, dropped) = backbone.take_params(&mut Weights::read_folder(&inner, &Device::Cpu)?)?;
         for module in &modules.chain {
-            module.take_params(dir, device, &mut params)?;
+            module.take_params(dir, &Device::Cpu, &mut params)?;
         }
+        // Read and checked on the CPU, whose memory is where files go.
+        params.move_to(device)?;
         let card = dir.join(save::CARD);
         let card = match card.is_file() {
             true => Some(std::fs::read(&card).context(|| format!("cannot read `{}`", card.display()))?),
@@ -132,6 +133,7 @@ impl Encoder {
             card: card.map(|bytes| String::from_utf8_lossy(&bytes).into()),
             device: device.clone(),
             cache: None,
+            rates: Rates::default(),
         })
     }
 
@@ -139,6 +141,11 @@ impl Encoder {
     /// there before. An existing folder is replaced only when it is a model folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
         save::save(self, dir)
+    }
+
+    /// Where its weights are, and what it makes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Width of a vector, D.
@@ -212,6 +219,16 @@ impl Encoder {
         all
     }
 
+    /// Decides what passes with a [`Draw`] drop from now on; nothing until then.
+    pub fn set_dropout(&mut self, dropping: Dropping) {
+        self.rates = self.dropout().under(dropping);
+    }
+
+    /// The dropout that its config.json asks for.
+    pub fn dropout(&self) -> Rates {
+        self.backbone.rates()
+    }
+
     /// What is put before a text of this role.
     pub fn prompt(&self, role: Role) -> &str {
         match role {
@@ -245,18 +262,24 @@ impl Encoder {
             ))
             .hint("set `include_prompt` to true in 1_Pooling/config.json if the model was trained so"));
         }
-        self.forward_with(sequences, question, grad)
+        self.forward_with(sequences, question, grad, None)
     }
 
     /// [`Encoder::forward`] of texts of one role.
     pub fn forward_as(&self, sequences: &[Vec<u32>], role: Role, grad: Grad) -> Result<Tensor> {
-        self.forward_with(sequences, self.left_out_of(role), grad)
+        self.forward_with(sequences, self.left_out_of(role), grad, None)
     }
 
-    fn forward_with(&self, sequences: &[Vec<u32>], prompt: usize, grad: Grad) -> Result<Tensor> {
+    /// [`Encoder::forward_as`] with gradients in training: drops what [`Encoder::set_dropout`] decided, by the random numbers
+    /// of `draw`. Another split into chunks drops the same.
+    pub fn forward_drawing(&self, sequences: &[Vec<u32>], role: Role, draw: Draw) -> Result<Tensor> {
+        self.forward_with(sequences, self.left_out_of(role), Grad::On, Some(draw))
+    }
+
+    fn forward_with(&self, sequences: &[Vec<u32>], prompt: usize, grad: Grad, draw: Option<Draw>) -> Result<Tensor> {
         match &self.cache {
-            Some(cache) if grad == Grad::On => self.forward_in_chunks(sequences, prompt, cache),
-            _ => self.forward_after(sequences, prompt, self.params.view(grad)),
+            Some(cache) if grad == Grad::On => self.forward_in_chunks(sequences, prompt, cache, draw),
+            _ => self.forward_after(sequences, prompt, self.params.view(grad), draw),
         }
     }
 
@@ -270,7 +293,13 @@ impl Encoder {
     }
 
     /// The vectors of sequences whose first `prompt` tokens the pooling leaves out.
-    fn forward_after(&self, sequences: &[Vec<u32>], prompt: usize, view: View<'_>) -> Result<Tensor> {
+    fn forward_after(
+        &self,
+        sequences: &[Vec<u32>],
+        prompt: usize,
+        view: View<'_>,
+        draw: Option<Draw>,
+    ) -> Result<Tensor> {
         let batch = TokenBatch::new(sequences, &self.device)?;
         let (longest, limit) = (batch.spans.longest(), self.backbone.max_positions());
         if longest > limit {
@@ -279,7 +308,8 @@ impl Encoder {
             ))
             .hint("cut texts with `tokenize`, which knows the limit"));
         }
-        let states = self.backbone.states(view, &batch)?;
+        let drops = draw.map(|draw| Drops::new(draw, self.rates, &batch.spans));
+        let states = self.backbone.states(view.dropping(drops.as_ref()), &batch)?;
         let mut vectors = self.modules.pooling.apply(&states, &batch.spans, prompt)?;
         for module in &self.modules.chain {
             vectors = module.apply(&vectors, view)?;
@@ -355,6 +385,7 @@ impl Encoder {
             card: self.card.clone(),
             device: self.device.clone(),
             cache: self.cache.as_ref().map(Cache::empty),
+            rates: self.rates,
         })
     }
 }

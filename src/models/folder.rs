@@ -111,6 +111,10 @@ fn exchange(one: &Path, other: &Path) -> Result<()> {
     };
     let (one_name, other_name) = (name(one)?, name(other)?);
     // SAFETY: both are NUL-terminated strings that outlive the call; the call touches no memory of this process.
+    #[cfg(target_os = "macos")]
+    let status = unsafe { libc::renamex_np(one_name.as_ptr(), other_name.as_ptr(), libc::RENAME_SWAP) };
+    // SAFETY: as above.
+    #[cfg(not(target_os = "macos"))]
     let status = unsafe {
         libc::renameat2(libc::AT_FDCWD, one_name.as_ptr(), libc::AT_FDCWD, other_name.as_ptr(), libc::RENAME_EXCHANGE)
     };

@@ -20,6 +20,7 @@ mod layer;
 mod memory;
 mod names;
 mod network;
+mod projection;
 mod reader;
 mod rope;
 mod saving;
@@ -27,6 +28,8 @@ mod scaling;
 mod scoring;
 mod special;
 
+#[cfg(test)]
+mod dropout_tests;
 #[cfg(test)]
 mod family_tests;
 #[cfg(test)]
@@ -41,7 +44,9 @@ use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 use super::checkpointing::Tape;
+use super::dropout::{Dropping, Drops, Rates};
 use super::lora::{Lora, Merged};
+use super::nn::Format;
 use super::params::Params;
 use super::text::Text;
 use super::weights::{self, Weights};
@@ -80,6 +85,8 @@ pub struct Generator {
     pub(super) merged: Vec<Merged>,
     /// Where passes with gradients leave their layers, when those are computed twice to save memory.
     tape: Option<Tape>,
+    /// What passes with a draw drop.
+    rates: Rates,
 }
 
 impl Generator {
@@ -89,6 +96,22 @@ impl Generator {
     /// surplus, misshapen or non-finite tensors are errors that name them. A tied embedding may be stored under either
     /// of its names, and is saved as the embedding.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        Self::load_as(dir, device, None)
+    }
+
+    /// [`Generator::load`] with the matrices of [`Generator::quantise`] in a format of fewer bits from the beginning: the device
+    /// never holds them all in f32.
+    pub fn load_as(dir: &Path, device: &Device, format: Option<Format>) -> Result<Self> {
+        let mut generator = Self::read(dir, device)?;
+        if let Some(format) = format {
+            generator.quantise(format)?;
+        }
+        generator.params.move_to(device)?;
+        Ok(generator)
+    }
+
+    /// A generator for `device` whose weights are still on the CPU, where files are read and checked.
+    fn read(dir: &Path, device: &Device) -> Result<Self> {
         let (decoder, raw_config) = Decoder::read(dir)?;
         let config = decoder.config();
         if !config.causal {
@@ -119,7 +142,7 @@ impl Generator {
             .hint("copy tokenizer.json and the weights from the same model"));
         }
         let special = SpecialTokens::read(dir, &raw_config, &text, config.vocabulary)?;
-        let params = read_weights(dir, config, device)?;
+        let params = read_weights(dir, config, &Device::Cpu)?;
         // Kept in memory, like the tokenizer: the folder may be gone, or be replaced, when the model is saved.
         let mut companions = BTreeMap::new();
         for file in COMPANIONS {
@@ -140,6 +163,7 @@ impl Generator {
             lora: None,
             merged: Vec::new(),
             tape: None,
+            rates: Rates::default(),
         })
     }
 
@@ -185,6 +209,7 @@ impl Generator {
             lora: self.lora.clone(),
             merged: self.merged.clone(),
             tape: self.tape.is_some().then(Tape::default),
+            rates: self.rates,
         })
     }
 
@@ -221,6 +246,19 @@ impl Generator {
     /// [`Generator::params`], to choose what trains or to restore a checkpoint.
     pub fn params_mut(&mut self) -> &mut Params {
         &mut self.params
+    }
+
+    /// Decides what passes with a [`Draw`] drop from now on, apart from the adapter, whose settings say that; nothing until
+    /// then.
+    ///
+    /// [`Draw`]: super::dropout::Draw
+    pub fn set_dropout(&mut self, dropping: Dropping) {
+        self.rates = self.dropout().under(dropping);
+    }
+
+    /// The dropout that its config.json asks for.
+    pub fn dropout(&self) -> Rates {
+        self.decoder.rates()
     }
 
     /// The ids of a prompt: the beginning-of-text token, where the model has one, then the text's own.
@@ -262,7 +300,13 @@ impl Generator {
 
     /// The weights of one forward pass, resolved by name.
     pub(super) fn network(&self, grad: Grad) -> Result<Network> {
-        Network::new(&self.decoder, self.decoder.causal_root(), self.params.view(grad), self.lora.as_ref())
+        self.network_dropping(grad, None)
+    }
+
+    /// [`Generator::network`] for one batch, of which this is dropped.
+    fn network_dropping(&self, grad: Grad, drops: Option<&Drops>) -> Result<Network> {
+        let view = self.params.view(grad).dropping(drops);
+        Network::new(&self.decoder, self.decoder.causal_root(), view, self.lora.as_ref())
     }
 
     /// The output layer of one forward pass: the embedding's own weight where the two are one.
@@ -294,7 +338,8 @@ impl Generator {
         &self.origin
     }
 
-    pub(super) fn device(&self) -> &Device {
+    /// Where its weights are, and what it makes.
+    pub fn device(&self) -> &Device {
         &self.device
     }
 }

@@ -1,6 +1,6 @@
 //! Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685) on the generator's linear layers, in the file layout of peft.
 //!
-//! An adapted layer computes x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ with A (r, In), B (Out, r) and s = alpha/r, or alpha/√r where it is
+//! An adapted layer computes x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ with A (r, In), B (Out, r) and s = alpha/r, or alpha/√r where it is
 //! rank-stabilised (rsLoRA, Kalajdzievski, arXiv 2312.03732). W is frozen: it gets no gradient and costs no backward work of
 //! its own. B begins as 0, so that a new adapter changes nothing. Joined projections (Phi-3's `qkv_proj`, GPT-NeoX's
 //! `query_key_value`) carry one adapter together, as in peft.
@@ -31,8 +31,7 @@ pub struct LoraConfig {
     pub rank: usize,
     /// What the adapter's output is multiplied by, times the rank.
     pub alpha: f64,
-    /// Share of inputs zeroed in training. Answers do not depend on it; training here goes without, so that an adapter that
-    /// asks for it can be used and merged, but not trained.
+    /// Share of the inputs of each A that passes of training with a draw drop; answers do not depend on it.
     pub dropout: f64,
     /// Which layers: a name matches a module path that equals it or ends in a dot and it; [`ALL_LINEAR`] matches all.
     pub targets: Vec<String>,
@@ -166,15 +165,8 @@ const PREFIX: &str = "base_model.model.";
 
 impl Generator {
     /// Puts a new adapter on the generator and freezes everything else: A uniform in ±1/√In (what peft's kaiming start
-    /// comes to) by `seed` and module name, B zero. One with dropout is refused: training here has none.
+    /// comes to) by `seed` and module name, B zero.
     pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<()> {
-        if config.dropout > 0.0 {
-            return Err(Error::new(format!(
-                "the adapter's dropout is `{}`, but only 0 is supported in training",
-                config.dropout
-            ))
-            .hint("set it to 0: answers do not depend on it, and training here goes without it"));
-        }
         self.install(config, |path, a_shape, b_shape| {
             let device = candle_core::Device::Cpu;
             let bound = 1.0 / (a_shape.1 as f32).sqrt();
@@ -269,8 +261,9 @@ impl Generator {
             made.push((path, weights(path, (config.rank, linear.inputs), (linear.outputs, config.rank))?));
         }
         for (path, (a, b)) in made {
-            self.params.insert(name_a(path), a, true)?;
-            self.params.insert(name_b(path), b, true)?;
+            let device = self.device().clone();
+            self.params.insert(name_a(path), a.to_device(&device)?, true)?;
+            self.params.insert(name_b(path), b.to_device(&device)?, true)?;
         }
         self.params.set_trainable(|name| name.starts_with(PREFIX));
         let config = config.spelled_out(self.config());

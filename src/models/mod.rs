@@ -3,13 +3,15 @@
 //! `nn` holds every layer together with its backward pass; nothing else in the program builds a norm, a softmax or a
 //! rotary embedding. `params` owns the weights and decides what trains, `weights` reads them from disk, `folder` writes
 //! model folders so that a crash leaves the old one or the new one, `text` turns words into ids, `batch` packs them one
-//! sequence after the other, `checkpointing` computes the inside of blocks twice. Arithmetic is f32 on the CPU; frozen
-//! matrices may be kept, and passes without gradients computed, in fewer bits where the settings say so. The same inputs on
-//! the same number of threads give the same bits.
+//! sequence after the other, `checkpointing` computes the inside of blocks twice, `dropout` says what passes in training
+//! drop. Arithmetic is f32, on the CPU unless `device` says otherwise; frozen matrices may be kept, and passes without gradients computed, in fewer bits where
+//! the settings say so. The same inputs on the same number of threads give the same bits.
 
 pub mod batch;
 pub mod checkpointing;
 pub mod decoding;
+pub mod device;
+pub mod dropout;
 pub mod encoder;
 pub mod folder;
 pub mod generator;

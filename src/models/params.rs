@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::dropout::{Drops, Site, drop_from};
 use super::nn::{self, Bf16Matrix, Format, Int8Matrix, Quantised};
 use super::weights::{self, Weights};
 use super::{Grad, Precision};
@@ -77,18 +78,26 @@ impl Params {
         self.by_name.contains_key(name) || self.quantised.contains_key(name)
     }
 
-    /// Keeps the chosen weights, which are frozen from now on, in fewer bits; the f32 values are dropped. A chosen weight
+    /// Keeps the chosen weights, which are frozen from now on, in fewer bits on `device`; the f32 values are dropped. A chosen weight
     /// that is no matrix, or whose width does not fit the format, is an error, and then nothing has changed.
-    pub fn quantise(&mut self, format: Format, chosen: impl Fn(&str) -> bool) -> Result<()> {
+    pub fn quantise(&mut self, format: Format, device: &Device, chosen: impl Fn(&str) -> bool) -> Result<()> {
         let mut made = Vec::new();
         for (name, param) in self.by_name.iter().filter(|(name, _)| chosen(name)) {
-            let packed = Quantised::new(&param.var.as_detached_tensor(), format)
+            let packed = Quantised::new(&param.var.as_detached_tensor().to_device(device)?, format)
                 .map_err(|error| Error::new(format!("parameter `{name}` cannot be quantised")).because(error))?;
             made.push((name.clone(), packed));
         }
         for (name, packed) in made {
             self.by_name.remove(&name);
             self.quantised.insert(name, packed);
+        }
+        Ok(())
+    }
+
+    /// Moves every f32 weight to `device`; weights in fewer bits stay where they were made.
+    pub fn move_to(&mut self, device: &Device) -> Result<()> {
+        for param in self.by_name.values_mut().filter(|param| !param.var.device().same_device(device)) {
+            param.var = Var::from_tensor(&param.var.as_detached_tensor().to_device(device)?)?;
         }
         Ok(())
     }
@@ -179,12 +188,12 @@ impl Params {
 
     /// The weights as a forward pass sees them.
     pub fn view(&self, grad: Grad) -> View<'_> {
-        View { params: self, grad, rounded: None }
+        View { params: self, grad, rounded: None, drops: None }
     }
 
     /// The weights as a pass without gradients sees them, with the rounded matrices of `layers` in place of their own.
     pub fn view_rounded<'a>(&'a self, layers: &'a RoundedLayers) -> View<'a> {
-        View { params: self, grad: Grad::Off, rounded: Some(layers) }
+        View { params: self, grad: Grad::Off, rounded: Some(layers), drops: None }
     }
 
     /// A deep copy: training one leaves the other as it is.
@@ -262,7 +271,10 @@ impl Params {
                 .hint("use the file that was saved for this very model"));
         }
         for (param, value) in values {
-            param.var.set(&value).context(|| format!("cannot take over weights from `{}`", path.display()))?;
+            param
+                .var
+                .set(&value.to_device(param.var.device())?)
+                .context(|| format!("cannot take over weights from `{}`", path.display()))?;
         }
         Ok(())
     }
@@ -274,6 +286,7 @@ pub struct View<'a> {
     params: &'a Params,
     grad: Grad,
     rounded: Option<&'a RoundedLayers>,
+    drops: Option<&'a Drops>,
 }
 
 /// A matrix of a layer as one pass uses it, with its bias.
@@ -301,7 +314,27 @@ impl Matrix {
     }
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// The same for a pass in training that drops this.
+    pub(super) fn dropping(self, drops: Option<&'a Drops>) -> Self {
+        Self { drops, ..self }
+    }
+
+    /// What the pass drops at a place of a layer; `None` for nothing.
+    pub(super) fn dropout(&self, site: Site, layer: usize) -> Result<Option<nn::Dropout>> {
+        self.drops.map_or(Ok(None), |drops| drops.at(site, layer))
+    }
+
+    /// What the pass drops before the adapter of the module at `path`, where that asks for `rate`.
+    pub(super) fn adapter_dropout(&self, path: &str, rate: f64) -> Result<Option<nn::Dropout>> {
+        self.drops.map_or(Ok(None), |drops| drops.adapter(path, rate))
+    }
+
+    /// x (N, ...) with what the pass drops of it at a place of a layer.
+    pub(super) fn drop_from(&self, x: Tensor, site: Site, layer: usize) -> Result<Tensor> {
+        drop_from(x, self.dropout(site, layer)?.as_ref())
+    }
+
     /// The layer at `path`: `path.weight`, and `path.bias` where there is one.
     pub fn matrix(&self, path: &str) -> Result<Matrix> {
         if let Some(matrix) = self.rounded.and_then(|layers| layers.by_path.get(path)) {

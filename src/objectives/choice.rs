@@ -34,6 +34,8 @@ macro_rules! choice {
     };
 }
 
+pub(crate) use choice;
+
 choice! {
     /// How the log-probabilities of an answer's tokens become one number.
     Length ("length normalisation") {

@@ -70,8 +70,9 @@ pub fn cl_rag_loss(scores: &Tensor, temperature: f64, log_likelihood: &Tensor) -
         .collect();
     let rank = |b: usize, k: usize| ranks.get(b).and_then(|row| row.get(k)).copied().unwrap_or_default();
     let longest = passages.saturating_sub(1).max(1) as f32;
-    let (weights, without) =
-        weights(questions, passages, |b, i, j| rank(b, j).saturating_sub(rank(b, i)) as f32 / longest)?;
+    let (weights, without) = weights(questions, passages, scores.device(), |b, i, j| {
+        rank(b, j).saturating_sub(rank(b, i)) as f32 / longest
+    })?;
     let scaled = (scores / positive("temperature", temperature)?)?;
     Ok((mean(&logistic(&margins(&scaled)?, &weights)?)?, without))
 }

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::{Length, Needs, Objective};
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ pub fn normalised(logs: &[f64], counts: &[f64], clip: Option<f64>) -> Vec<f64> {
 /// `log_probs` (M) in nats, of all lists of B questions; `weights` as many, those of a question with the sum 1. Scalar.
 pub fn weighted_loss(log_probs: &Tensor, weights: &[f64], questions: usize) -> Result<Tensor> {
     let weights: Vec<f32> = weights.iter().map(|weight| *weight as f32).collect();
-    let weights = Tensor::from_vec(weights, log_probs.dim(0)?, &Device::Cpu)?;
+    let weights = Tensor::from_vec(weights, log_probs.dim(0)?, log_probs.device())?;
     Ok(((log_probs * weights)?.sum_all()? * (-1.0 / questions as f64))?)
 }
 
@@ -178,6 +178,10 @@ impl Objective for Dro {
 
     fn per_question(&self) -> bool {
         true
+    }
+
+    fn observe(&self, step: &Step<'_>) -> Result<BTreeMap<String, f64>> {
+        self.measure(step.selections()?)
     }
 
     fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {

@@ -83,3 +83,13 @@ fn mnrl_with_hard_negatives_equals_pytorch() {
     let variables = [("questions", &questions), ("passages", &passages), ("negatives", &negatives)];
     check_golden("mnrl", &golden, &loss, &variables);
 }
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn the_same_on_portable_layers() {
+    crate::models::nn::portably(|| {
+        rag_token_equals_pytorch();
+        mnrl_equals_pytorch();
+        sft_equals_pytorch();
+    });
+}

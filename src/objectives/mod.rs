@@ -5,6 +5,8 @@
 //! Dimension letters: B questions, K retrieved passages a question, C candidates a question, T answer tokens, D vector
 //! width.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 
 use crate::error::Result;
@@ -74,6 +76,11 @@ pub trait Objective {
     /// Whether the loss is a mean of terms of single questions, so that a batch may be cut into micro-batches whose
     /// gradients add up to the batch's. In-batch negatives make it `false`.
     fn per_question(&self) -> bool;
+
+    /// What is worth telling about a step besides its loss, by name, means over its questions; asked for after the loss.
+    fn observe(&self, _step: &Step<'_>) -> Result<BTreeMap<String, f64>> {
+        Ok(BTreeMap::new())
+    }
 
     /// The loss: a scalar f32 tensor, in nats, averaged over the B questions of the step.
     fn loss(&self, step: &mut Step<'_>) -> Result<Tensor>;

@@ -1,6 +1,6 @@
 //! Logistic losses over ordered pairs of a question's passages: what a ranking and a preference share.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::models::nn;
@@ -22,6 +22,7 @@ pub fn logistic(margins: &Tensor, weights: &Tensor) -> Result<Tensor> {
 pub fn weights(
     questions: usize,
     candidates: usize,
+    device: &Device,
     weight: impl Fn(usize, usize, usize) -> f32,
 ) -> Result<(Tensor, usize)> {
     let mut all = Vec::with_capacity(questions * candidates * candidates);
@@ -35,7 +36,7 @@ pub fn weights(
         without += usize::from(own.iter().all(|weight| *weight == 0.0));
     }
     let shape = (questions, candidates, candidates);
-    Ok((Tensor::from_vec(all, shape, &candle_core::Device::Cpu)?, without))
+    Ok((Tensor::from_vec(all, shape, device)?, without))
 }
 
 /// Rows of a (B, C) tensor; what is not a number is refused, because it has no place in an order.

@@ -103,6 +103,7 @@ impl Objective for Preference {
 /// (B, C, C) weights that average over a question's pairs: above 0 at (i, j) where candidate i is better than candidate j
 /// and both are there (`mask` 1); and how many questions have no pair. `goodness` and `mask` (B, C).
 fn preferred_pairs(goodness: &Tensor, mask: &Tensor) -> Result<(Tensor, usize)> {
+    let device = goodness.device();
     let (goodness, mask) = (rows(goodness)?, rows(mask)?);
     let (questions, candidates) = (goodness.len(), goodness.first().map_or(0, Vec::len));
     let at = |of: &[Vec<f32>], b: usize, k: usize| of.get(b).and_then(|row| row.get(k)).copied().unwrap_or_default();
@@ -113,7 +114,7 @@ fn preferred_pairs(goodness: &Tensor, mask: &Tensor) -> Result<(Tensor, usize)> 
         .map(|b| (0..candidates).map(|i| (0..candidates).filter(|&j| better(b, i, j)).count()).sum())
         .collect();
     let count = |b: usize| counts.get(b).copied().unwrap_or_default().max(1) as f32;
-    weights(questions, candidates, |b, i, j| f32::from(u8::from(better(b, i, j))) / count(b))
+    weights(questions, candidates, device, |b, i, j| f32::from(u8::from(better(b, i, j))) / count(b))
 }
 
 /// The equation alone: `scores` and constant `reference` (B, C); `pairs` (B, C, C) the weight with which candidate i is

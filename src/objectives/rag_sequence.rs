@@ -133,7 +133,7 @@ mod tests {
         let mask = tensor(&[1.0, 1.0], &[1, 2]);
         let got = gradient(&rag_sequence_loss(&live, 1.0, &tensor(&logs, &[1, 3, 2]), &mask).unwrap(), &live);
         assert!(got.iter().sum::<f32>().abs() < 1e-6);
-        for k in 0..3 {
+        for (k, got) in got.iter().enumerate() {
             let at = |change: f64| {
                 let exponentials: Vec<f64> =
                     (0..3).map(|j| (f64::from(scores[j]) + if j == k { change } else { 0.0 }).exp()).collect();
@@ -142,7 +142,7 @@ mod tests {
                 -(0..3).map(|j| exponentials[j] / sum * answer(j)).sum::<f64>().ln()
             };
             let expected = (at(1e-5) - at(-1e-5)) / 2e-5;
-            assert!((f64::from(got[k]) - expected).abs() < 1e-5, "{k}: {} against {expected}", got[k]);
+            assert!((f64::from(*got) - expected).abs() < 1e-5, "{k}: {got} against {expected}");
         }
     }
 

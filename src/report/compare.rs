@@ -52,10 +52,23 @@ pub struct Comparison {
     pub metrics: Vec<String>,
     /// Label of the first row.
     pub reference: String,
+    /// What all of it took together.
+    pub spent: Spent,
     /// One row a run, or a group of runs that differ by seed.
     pub rows: Vec<Row>,
     /// Reasons to doubt.
     pub warnings: Vec<Warning>,
+}
+
+/// What a whole comparison took, where stages and searches are shared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Wall seconds of all runs and of every learning rate that was tried, each counted once.
+    pub seconds: f64,
+    /// Of these, seconds of runs that only searched for learning rates.
+    pub search_seconds: f64,
+    /// What the runs would have cost one by one, searches included, had nothing been shared.
+    pub alone_seconds: f64,
 }
 
 /// One row: a run, or runs that differ by seed only.
@@ -117,6 +130,7 @@ pub fn compare(runs: Vec<(RunRecord, Vec<QuestionScore>)>, options: &CompareOpti
         first.cost.ratio = Some(Spread { mean: 1.0, deviation: None });
     }
 
+    let spent = spent(&runs);
     let present: BTreeSet<&String> = rows.iter().flat_map(|row| row.metrics.keys()).collect();
     let mut metrics: Vec<String> = present.into_iter().cloned().collect();
     metrics.sort_by_key(|name| order(name));
@@ -132,8 +146,25 @@ pub fn compare(runs: Vec<(RunRecord, Vec<QuestionScore>)>, options: &CompareOpti
         metrics,
         reference: labels.first().cloned().unwrap_or_default(),
         warnings: doubts(&runs, &groups, &rows),
+        spent,
         rows,
     })
+}
+
+fn spent(runs: &[(RunRecord, Vec<QuestionScore>)]) -> Spent {
+    let mut points: BTreeMap<&str, f64> = BTreeMap::new();
+    for point in runs.iter().flat_map(|(record, _)| &record.search) {
+        points.insert(&point.run, point.ledger.total_seconds());
+    }
+    let search_seconds: f64 = points.values().sum();
+    let own: f64 = runs.iter().map(|(record, _)| record.ledger.total_seconds()).sum();
+    // A row is searched for once, whatever the number of its seeds.
+    let mut searched: BTreeMap<&str, f64> = BTreeMap::new();
+    for (record, _) in runs {
+        searched.insert(record.name(), record.search_cost().total_seconds());
+    }
+    let whole: f64 = runs.iter().map(|(record, _)| record.whole().total_seconds()).sum();
+    Spent { seconds: own + search_seconds, search_seconds, alone_seconds: whole + searched.values().sum::<f64>() }
 }
 
 /// Scores of one run by metric: one value a question in the order of the first run, none where it has no such score.
@@ -245,7 +276,6 @@ fn row(label: &str, records: &[&RunRecord], runs: &[Scores], scores: &Scores) ->
             metrics.insert(name.clone(), measured);
         }
     }
-    let ledgers: Vec<_> = records.iter().map(|record| (&record.ledger, record.refreshes.len())).collect();
     Row {
         label: label.to_owned(),
         strategy: records.first().map(|record| record.strategy.clone()).unwrap_or_default(),
@@ -254,7 +284,7 @@ fn row(label: &str, records: &[&RunRecord], runs: &[Scores], scores: &Scores) ->
         finished: records.iter().all(|record| record.status == Status::Finished),
         metrics,
         differences: BTreeMap::new(),
-        cost: Cost::of(&ledgers),
+        cost: Cost::of(records),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The cost of a row of the comparison: one run, or the mean over runs that differ by seed only.
 
+use super::record::{RunRecord, StageCharge};
 use crate::cost::{Activity, Amounts, Counts, LedgerRecord, Phase};
 use crate::eval::statistics::{deviation, mean};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,21 @@ pub struct CostLine {
     pub amounts: Amounts,
 }
 
+/// What one stage of a row cost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageCost {
+    /// Its name.
+    pub name: String,
+    /// Optimiser steps done.
+    pub steps: f64,
+    /// Optimiser steps that early stopping saved.
+    pub steps_saved: f64,
+    /// Wall seconds, whoever paid.
+    pub seconds: f64,
+    /// Whether every run took it from another run instead of training it.
+    pub reused: bool,
+}
+
 /// The whole cost of a row.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
@@ -44,15 +60,25 @@ pub struct Cost {
     pub refresh_share: f64,
     /// Number of refreshes.
     pub refreshes: f64,
+    /// Its stages in order, mean over the runs.
+    pub stages: Vec<StageCost>,
+    /// Wall seconds that the search for its learning rates adds; 0 where none was searched.
+    pub search_seconds: f64,
+    /// Learning rates (or pairs of them) that were tried for it.
+    pub search_points: u64,
     /// All of it: CPU seconds, tokens, FLOPs, passages, bytes; the peak memory is the largest of any run.
     pub total: Amounts,
 }
 
 impl Cost {
-    /// The cost of a row: `runs` holds the ledger of each run and its number of refreshes.
-    pub(super) fn of(runs: &[(&LedgerRecord, usize)]) -> Self {
+    /// The cost of a row: what each of its strategies costs by itself, mean over the runs.
+    pub(super) fn of(records: &[&RunRecord]) -> Self {
+        let wholes: Vec<LedgerRecord> = records.iter().map(|record| record.whole()).collect();
+        let runs: Vec<(&LedgerRecord, usize)> =
+            wholes.iter().zip(records).map(|(whole, record)| (whole, record.refreshes.len())).collect();
         let mut sum = LedgerRecord::default();
         runs.iter().for_each(|(ledger, _)| sum.add(ledger));
+        let searched: Vec<f64> = records.iter().map(|record| record.search_cost().total_seconds()).collect();
         let count = runs.len().max(1) as f64;
         let mut lines = Vec::new();
         for activity in Activity::ALL {
@@ -75,6 +101,9 @@ impl Cost {
             refresh_seconds: sum.activity(Activity::Refresh).seconds / count,
             refresh_share: sum.refresh_share(),
             refreshes: runs.iter().map(|&(_, refreshes)| refreshes as f64).sum::<f64>() / count,
+            stages: stages(records),
+            search_seconds: mean(&searched).unwrap_or_default(),
+            search_points: records.first().map_or(0, |record| record.search.len() as u64),
             total: divided(&sum.total(), count),
         }
     }
@@ -99,6 +128,29 @@ impl Cost {
     pub fn line(&self, activity: Activity, phase: Option<Phase>) -> Option<&CostLine> {
         self.lines.iter().find(|line| line.activity == activity && line.phase == phase)
     }
+}
+
+/// The stages of runs that differ by seed only: the same ones in the same order, one shorter list where a run was stopped.
+fn stages(records: &[&RunRecord]) -> Vec<StageCost> {
+    let longest = records.iter().map(|record| record.stages.len()).max().unwrap_or(0);
+    let of = |number: usize| -> Vec<&StageCharge> {
+        records.iter().filter_map(|record| record.stages.get(number)).collect()
+    };
+    (0..longest)
+        .map(|number| {
+            let all = of(number);
+            let average = |value: &dyn Fn(&StageCharge) -> f64| {
+                mean(&all.iter().map(|stage| value(stage)).collect::<Vec<_>>()).unwrap_or_default()
+            };
+            StageCost {
+                name: all.first().map(|stage| stage.name.clone()).unwrap_or_default(),
+                steps: average(&|stage| stage.steps as f64),
+                steps_saved: average(&|stage| stage.steps_asked.saturating_sub(stage.steps) as f64),
+                seconds: average(&|stage| stage.ledger.total_seconds()),
+                reused: all.iter().all(|stage| stage.reused),
+            }
+        })
+        .collect()
 }
 
 fn divided(amounts: &Amounts, by: f64) -> Amounts {

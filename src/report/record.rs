@@ -23,6 +23,8 @@ pub enum Status {
     Running,
     /// Stopped by a signal or an error; can be resumed.
     Interrupted,
+    /// Stopped because a loss or gradient was no finite number; going on would only come to it again.
+    Diverged,
     /// Trained and evaluated.
     Finished,
 }
@@ -33,6 +35,7 @@ impl Status {
         match self {
             Status::Running => "running",
             Status::Interrupted => "interrupted",
+            Status::Diverged => "diverged",
             Status::Finished => "finished",
         }
     }
@@ -103,7 +106,76 @@ pub struct RunRecord {
     /// Every evaluation, in order: `before`, ..., `final`.
     #[serde(default)]
     pub evaluations: Vec<EvaluationSummary>,
-    /// What it cost.
+    /// What this run itself spent; see [`RunRecord::whole`] for what the strategy costs.
+    pub ledger: LedgerRecord,
+    /// Its stages in order, and what each is charged.
+    #[serde(default)]
+    pub stages: Vec<StageCharge>,
+    /// What was remembered of the frozen generator's likelihoods.
+    #[serde(default)]
+    pub remembered: Remembered,
+    /// What a reader of the numbers should know besides: signals that were missing, choices that hide something.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Every learning rate that was tried for it, the chosen ones included.
+    #[serde(default)]
+    pub search: Vec<SearchPoint>,
+}
+
+/// Work of the frozen generator that was not done again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// Prompts whose likelihood was known.
+    pub prompts: u64,
+    /// Prompts that were computed.
+    pub computed: u64,
+    /// Tokens that were not read again.
+    pub tokens: u64,
+    /// Modelled operations that were saved.
+    pub flops: f64,
+}
+
+/// A stage of a strategy on its bill.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageCharge {
+    /// Its id: the same work has the same id in every strategy.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The equation it minimised.
+    pub equation: String,
+    /// Whether it was taken from the store, where another run had put it, instead of being trained here.
+    pub reused: bool,
+    /// Optimiser steps done.
+    pub steps: u64,
+    /// Optimiser steps asked for; more than `steps` where it was stopped early.
+    pub steps_asked: u64,
+    /// The step whose weights were kept.
+    pub best_step: u64,
+    /// Refreshes of the index within it.
+    pub refreshes: u64,
+    /// What it cost, whoever paid.
+    pub ledger: LedgerRecord,
+}
+
+/// One point of a search for learning rates: a run of the stages up to one, evaluated on the selection questions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SearchPoint {
+    /// Name of the stage whose learning rates were searched.
+    pub stage: String,
+    /// Id of the stage with these learning rates.
+    pub id: String,
+    /// Learning rate by part.
+    pub learning_rates: BTreeMap<String, f64>,
+    /// Optimiser steps of the stage.
+    pub steps: u64,
+    /// The metric on the selection questions.
+    pub score: Option<f64>,
+    /// Whether its learning rates were chosen.
+    pub chosen: bool,
+    /// Its run folder.
+    pub run: String,
+    /// What it cost beyond the stages before it: its training and its evaluation.
     pub ledger: LedgerRecord,
 }
 
@@ -223,6 +295,9 @@ pub struct EvaluationSummary {
     pub mrr10: Option<f64>,
     /// nDCG@10, binary relevance.
     pub ndcg10: Option<f64>,
+    /// Distinct passages among those read for all questions.
+    #[serde(default)]
+    pub distinct_passages: u64,
     /// How answers were read off.
     pub reader_mode: String,
     /// File of the scores by question, relative to the run folder.
@@ -253,6 +328,23 @@ impl RunRecord {
             started: crate::cost::now_utc(),
             ..Self::default()
         }
+    }
+
+    /// What the strategy costs by itself, with learning rates given: what this run spent, and the stages that it took from
+    /// others.
+    pub fn whole(&self) -> LedgerRecord {
+        let mut whole = self.ledger.clone();
+        self.stages.iter().filter(|stage| stage.reused).for_each(|stage| whole.add(&stage.ledger));
+        whole
+    }
+
+    /// What the search for its learning rates adds to [`RunRecord::whole`]: every point but the training of the chosen ones,
+    /// which is in it already.
+    pub fn search_cost(&self) -> LedgerRecord {
+        let mut cost = LedgerRecord::default();
+        self.search.iter().for_each(|point| cost.add(&point.ledger));
+        let chosen = |stage: &&StageCharge| self.search.iter().any(|point| point.chosen && point.id == stage.id);
+        self.stages.iter().filter(chosen).fold(cost, |cost, stage| cost.since(&stage.ledger))
     }
 
     /// How tables call the run.

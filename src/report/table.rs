@@ -74,6 +74,15 @@ pub(super) fn preamble(comparison: &Comparison) -> Vec<String> {
         lines.push(format!("recall: {}", comparison.recall_definition));
     }
     lines.push(format!("cost: wall time of everything the run did, on {}", comparison.machine));
+    let spent = &comparison.spent;
+    if spent.alone_seconds > 1.001 * spent.seconds {
+        lines.push(format!(
+            "spent in all: {} ({} of it on learning rates); one by one, with nothing shared, the same would have cost {}",
+            units::seconds(spent.seconds),
+            units::seconds(spent.search_seconds),
+            units::seconds(spent.alone_seconds)
+        ));
+    }
     if comparison.rows.iter().any(|row| row.seeds.len() > 1) {
         lines.push("rows over several seeds: mean of each question's score and of the cost; ± on time is the standard deviation over seeds".to_owned());
     }
@@ -99,7 +108,28 @@ pub(super) fn grids(comparison: &Comparison) -> Vec<Grid> {
     for rows in comparison.rows.chunks(COLUMNS) {
         all.push(work(rows));
     }
+    all.extend(stages(comparison));
     all
+}
+
+/// The stages of every row: what each is charged, and which were taken from another run. Nothing where no row has several or
+/// shares one.
+fn stages(comparison: &Comparison) -> Option<Grid> {
+    let worth = comparison.rows.iter().any(|row| row.cost.stages.len() > 1 || row.cost.stages.iter().any(|s| s.reused));
+    let cells = |row: &Row, stage: &super::cost::StageCost| {
+        let saved = if stage.steps_saved > 0.0 { format!(" ({} saved)", stage.steps_saved) } else { String::new() };
+        vec![
+            row.label.clone(),
+            stage.name.clone(),
+            format!("{}{saved}", stage.steps),
+            units::seconds(stage.seconds),
+            if stage.reused { "another run's" } else { "its own" }.to_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> =
+        comparison.rows.iter().flat_map(|row| row.cost.stages.iter().map(move |stage| cells(row, stage))).collect();
+    let header = ["run", "stage", "steps", "time charged", "trained by"].map(str::to_owned).to_vec();
+    worth.then(|| Grid { title: "stages".to_owned(), header, rows })
 }
 
 /// One row a run: the few numbers that decide.
@@ -157,6 +187,13 @@ fn time(comparison: &Comparison, rows: &[Row]) -> Grid {
         format!("{} ({})", units::seconds(row.cost.unattributed_seconds), units::share(row.cost.unattributed_share))
     });
     add("total".to_owned(), &|row| spread_seconds(&row.cost.seconds));
+    if comparison.rows.iter().any(|row| row.cost.search_points > 0) {
+        add("learning-rate search".to_owned(), &|row| match row.cost.search_points {
+            0 => "-".to_owned(),
+            points => format!("{} ({points} points)", units::seconds(row.cost.search_seconds)),
+        });
+        add("total with search".to_owned(), &|row| units::seconds(row.cost.seconds.mean + row.cost.search_seconds));
+    }
     add(format!("ratio to `{}`", comparison.reference), &|row| row.cost.ratio.as_ref().map_or("-".to_owned(), ratio));
     let header = std::iter::once("time".to_owned()).chain(rows.iter().map(|row| row.label.clone())).collect();
     Grid { title: "cost by activity and phase".to_owned(), header, rows: lines }

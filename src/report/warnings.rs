@@ -39,6 +39,8 @@ pub enum Warning {
     Truncated { run: String, what: String, share: f64 },
     /// It ran in several sessions.
     Resumed { run: String, sessions: u32 },
+    /// What the run says of itself.
+    Noted { run: String, note: String },
     /// Runs that were put into one row have the same seed.
     RepeatedSeed { run: String, seed: u64 },
 }
@@ -92,6 +94,7 @@ impl fmt::Display for Warning {
                     "`{run}` ran in {sessions} sessions: work lost between a checkpoint and a kill is not in its cost"
                 )
             }
+            Warning::Noted { run, note } => write!(f, "`{run}`: {note}"),
             Warning::RepeatedSeed { run, seed } => {
                 write!(f, "the seed {seed} occurs twice in the row `{run}`: its runs are not independent")
             }
@@ -107,6 +110,7 @@ pub(super) fn alone(run: &str, record: &RunRecord) -> Vec<Warning> {
         let (status, steps_done, steps_total) = (record.status, record.steps_done, record.steps_total);
         found.push(Warning::Unfinished { run: run.clone(), status, steps_done, steps_total });
     }
+    found.extend(record.notes.iter().map(|note| Warning::Noted { run: run.clone(), note: note.clone() }));
     let share = record.ledger.unattributed_share();
     if share >= UNATTRIBUTED {
         found.push(Warning::Unattributed { run: run.clone(), share });

@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::mining::Mined;
 use super::optimizer::AdamW;
+use super::selection::Selection;
 use crate::cost::LedgerRecord;
 use crate::error::{Context, Error, Result};
 use crate::models::folder::replace_folder;
 use crate::models::params::Params;
 use crate::models::weights::{self, Weights};
-use crate::report::record::{EvaluationSummary, RefreshRecord};
+use crate::report::record::{EvaluationSummary, RefreshRecord, Remembered, StageCharge};
 
 /// Version of `state.json`.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// Where a run stands between two optimiser steps.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -38,6 +40,22 @@ pub struct State {
     pub evaluations: Vec<EvaluationSummary>,
     /// What was spent so far.
     pub ledger: LedgerRecord,
+    /// Optimiser steps of the stages before this one.
+    pub before: u64,
+    /// The stages that are done, and what each is charged.
+    pub stages: Vec<StageCharge>,
+    /// What was spent when this stage began.
+    pub began: LedgerRecord,
+    /// Refreshes before this stage.
+    pub refreshes_before: usize,
+    /// The negatives that this stage trains against now.
+    pub mined: Option<Mined>,
+    /// How many questions gave no direction to learn in, of how many looked at.
+    pub flat: (u64, u64),
+    /// What was remembered of the frozen generator instead of being computed.
+    pub remembered: Remembered,
+    /// What early stopping saw in this stage.
+    pub selection: Selection,
     /// Prompts with a shortened passage so far in training.
     pub truncated_prompts: u64,
     /// Prompts made so far in training.
@@ -54,6 +72,16 @@ impl State {
     /// A run that has done nothing yet and searches this generation.
     pub fn at_start(generation: u32) -> Self {
         Self { schema: SCHEMA, generation, base_generation: generation, ..Self::default() }
+    }
+
+    /// Goes on to the stage after this one, which is done.
+    pub fn next_stage(&mut self) {
+        self.before += self.step;
+        self.stage += 1;
+        (self.step, self.embedded_at) = (0, 0);
+        self.refreshes_before = self.refreshes.len();
+        self.selection = Selection::default();
+        self.mined = None;
     }
 }
 
@@ -76,13 +104,8 @@ pub fn write(folder: &Path, state: &State, parts: &[Part<'_>], keep: usize) -> R
     replace_folder(&target, "state.json", |dir| {
         let mut state = State { schema: SCHEMA, ..state.clone() };
         for part in parts {
-            let trained: BTreeMap<String, Tensor> = part
-                .params
-                .trainable()
-                .map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor()))
-                .collect();
             for (file, tensors) in [
-                (format!("{}.safetensors", part.name), trained),
+                (format!("{}.safetensors", part.name), trained(part.params)),
                 (format!("{}-optimizer.safetensors", part.name), part.optimizer.state()?),
             ] {
                 let path = dir.join(&file);
@@ -103,6 +126,29 @@ pub fn write(folder: &Path, state: &State, parts: &[Part<'_>], keep: usize) -> R
             .context(|| format!("the old checkpoint `{}` cannot be removed", old.display()))?;
     }
     Ok(bytes)
+}
+
+/// Where the best weights of a stage are kept while it is trained on.
+const BEST: &str = "best";
+
+/// Keeps the weights of some parts as the best so far, instead of those before.
+pub fn write_best(folder: &Path, parts: &[Part<'_>]) -> Result<()> {
+    std::fs::create_dir_all(folder).context(|| format!("the folder `{}` cannot be made", folder.display()))?;
+    replace_folder(&folder.join(BEST), BEST, |dir| {
+        for part in parts {
+            weights::write(&dir.join(format!("{}.safetensors", part.name)), &trained(part.params))?;
+        }
+        Ok(std::fs::write(dir.join(BEST), b"")?)
+    })
+}
+
+/// Takes the best weights of one part back.
+pub fn restore_best(folder: &Path, name: &str, params: &Params) -> Result<()> {
+    take_over(&folder.join(BEST).join(format!("{name}.safetensors")), params)
+}
+
+fn trained(params: &Params) -> BTreeMap<String, Tensor> {
+    params.trainable().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect()
 }
 
 /// The generations that the checkpoints of a run need.
@@ -151,19 +197,7 @@ pub fn latest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
 /// Takes the weights and optimiser state of one part over from a checkpoint folder. All names, shapes and values are
 /// checked before the first weight changes.
 pub fn restore(folder: &Path, name: &str, params: &Params, optimizer: &mut AdamW) -> Result<()> {
-    let path = folder.join(format!("{name}.safetensors"));
-    let mut found = Weights::read_file(&path, &Device::Cpu)?;
-    let mut values = Vec::new();
-    for (name, variable) in params.trainable() {
-        values.push((variable, found.take(name, variable.dims())?));
-    }
-    if let Some(surplus) = found.names().next() {
-        return Err(Error::new(format!(
-            "`{}` holds a tensor `{surplus}` that does not train in this run",
-            path.display()
-        ))
-        .hint("resume with the models the run was started with"));
-    }
+    let values = values(&folder.join(format!("{name}.safetensors")), params)?;
     let path = folder.join(format!("{name}-optimizer.safetensors"));
     let mut moments = Weights::read_file(&path, &Device::Cpu)?;
     let names: Vec<String> = moments.names().map(str::to_owned).collect();
@@ -175,6 +209,30 @@ pub fn restore(folder: &Path, name: &str, params: &Params, optimizer: &mut AdamW
     }
     optimizer.load_state(state)?;
     for (variable, value) in values {
+        variable.set(&value.to_device(variable.device())?)?;
+    }
+    Ok(())
+}
+
+/// The values that a file holds for exactly what trains.
+fn values<'p>(path: &Path, params: &'p Params) -> Result<Vec<(&'p candle_core::Var, Tensor)>> {
+    let mut found = Weights::read_file(path, &Device::Cpu)?;
+    let mut values = Vec::new();
+    for (name, variable) in params.trainable() {
+        values.push((variable, found.take(name, variable.dims())?));
+    }
+    if let Some(surplus) = found.names().next() {
+        return Err(Error::new(format!(
+            "`{}` holds a tensor `{surplus}` that does not train in this run",
+            path.display()
+        ))
+        .hint("resume with the models the run was started with"));
+    }
+    Ok(values)
+}
+
+fn take_over(path: &Path, params: &Params) -> Result<()> {
+    for (variable, value) in values(path, params)? {
         variable.set(&value)?;
     }
     Ok(())

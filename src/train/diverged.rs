@@ -20,6 +20,7 @@ impl Trainer<'_> {
             ids.join("`, `")
         ))
         .hint(self.way_back("--lr-encoder` or `--lr-generator"))
+        .divergence()
     }
 
     /// A gradient or an update of `part` is not finite, or could not be computed: `error` names the tensor.
@@ -28,7 +29,9 @@ impl Trainer<'_> {
             Some(hint) if !hint.starts_with(optimizer::LOWER) => hint,
             _ => self.way_back(&format!("--lr-{part}")),
         };
-        Error::new(format!("training stopped at step {}, {part}: {error}", self.steps_done() + 1)).hint(hint)
+        Error::new(format!("training stopped at step {}, {part}: {error}", self.steps_done() + 1))
+            .hint(hint)
+            .divergence()
     }
 
     /// Where a loss may have gone wrong: the first weight that is not finite, else the largest one.

@@ -1,16 +1,12 @@
 //! What follows the last step: the final evaluation, the trained models, the record, and an index without leftovers.
 
-use std::path::Path;
-
-use super::{Event, Trainer, session};
+use super::stage::stage_owner;
+use super::{Event, Trainer, notes, parts, session};
 use crate::cost::{Activity, Phase};
 use crate::error::{Context, Error, Result};
 use crate::eval::evaluate::Searcher;
-use crate::hub::Origin;
-use crate::models::folder::replace_file;
-use crate::pipeline::identity::mark_question_side;
 use crate::report::record::{ModelRecord, RunRecord, Status};
-use crate::strategies::Stage;
+use crate::strategies::{Stage, Trains};
 
 /// Evaluates, saves what was trained, and completes the record (which the caller writes).
 pub fn finish(
@@ -27,31 +23,45 @@ pub fn finish(
     {
         let _activity = trainer.ledger.activity(Activity::Train);
         let _span = trainer.ledger.span(Phase::Checkpoint);
-        save(trainer, stages, &searches)?;
+        parts::save(trainer.config, &trainer.pipeline, trained(stages), trainer.run.dir())?;
         if let Some(lock) = &trainer.lock {
             trainer.pipeline.corpus.protect(lock, trainer.state.generation, &trainer.run.id())?;
         }
     }
     note_progress(record, trainer, Status::Finished);
+    notes::add(record, trainer, stages);
     record.finished = Some(crate::cost::now_utc());
-    let trained = |part: fn(&Stage) -> bool| stages.iter().any(part);
+    let trains = trained(stages);
     for model in &mut record.models {
         let (params, trains) = match model.role.as_str() {
-            "encoder" => (trainer.pipeline.encoder.params(), trained(|stage| stage.trains.encoder())),
-            _ => (trainer.pipeline.generator.params(), trained(|stage| stage.trains.generator)),
+            "encoder" => (trainer.pipeline.encoder.params(), trains.encoder()),
+            "selector" => match &trainer.pipeline.selector {
+                Some(selector) => (selector.generator.params(), trains.selector),
+                None => continue,
+            },
+            _ => (trainer.pipeline.generator.params(), trains.generator),
         };
         complete(model, params, trains)?;
     }
     Ok(())
 }
 
-/// After the record is written: the checkpoints, and the generations only they needed, are no longer of use.
+/// After the record is written: the checkpoints, the stages that no other run can take, and the generations only they needed,
+/// are no longer of use.
 pub fn tidy(trainer: &Trainer<'_>) -> Result<()> {
-    let folder = trainer.run.checkpoints();
-    if folder.is_dir() {
-        std::fs::remove_dir_all(&folder).context(|| format!("`{}` cannot be removed", folder.display()))?;
+    let mut folders = vec![trainer.run.checkpoints()];
+    if trainer.config.stages.is_none() {
+        folders.push(trainer.config.stages_folder());
+    }
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        std::fs::remove_dir_all(folder).context(|| format!("`{}` cannot be removed", folder.display()))?;
     }
     if let Some(lock) = &trainer.lock {
+        if trainer.config.stages.is_none() {
+            for planned in trainer.plan.iter().filter(|planned| planned.spec.trains.passages) {
+                session::release_generations(&trainer.pipeline.corpus, lock, &stage_owner(&planned.id), &[])?;
+            }
+        }
         session::release_generations(&trainer.pipeline.corpus, lock, &trainer.run.id(), &[trainer.state.generation])?;
     }
     Ok(())
@@ -65,6 +75,8 @@ pub fn note_progress<'r>(record: &'r mut RunRecord, trainer: &Trainer<'_>, statu
     record.refreshes = state.refreshes.clone();
     record.evaluations = state.evaluations.clone();
     record.ledger = trainer.ledger.snapshot();
+    record.stages = state.stages.clone();
+    record.remembered = state.remembered;
     record.index.final_generation = state.generation;
     record.index.fingerprint = trainer.pipeline.generation.fingerprint().id();
     if state.prompts > 0 {
@@ -77,37 +89,9 @@ pub fn note_progress<'r>(record: &'r mut RunRecord, trainer: &Trainer<'_>, statu
     record
 }
 
-fn save(trainer: &Trainer<'_>, stages: &[Stage], searches: &ragtune_index::Fingerprint) -> Result<()> {
-    let (pipeline, run) = (&trainer.pipeline, trainer.run);
-    if stages.iter().any(|stage| stage.trains.encoder()) {
-        pipeline.encoder.save(&run.encoder())?;
-        if !stages.iter().any(|stage| stage.trains.passages) {
-            mark_question_side(&run.encoder(), searches)?;
-        }
-    }
-    if stages.iter().any(|stage| stage.trains.generator) {
-        if pipeline.generator.lora().is_some() {
-            pipeline.generator.save_adapter(&run.adapter())?;
-            if let Some(origin) = trainer.config.hub.get("generator") {
-                name_base(&run.adapter(), origin)?;
-            }
-        } else {
-            pipeline.generator.save(&run.generator())?;
-            let template = serde_json::to_vec_pretty(&pipeline.prompt.template)?;
-            run.write("generator/prompt.json", &template)?;
-        }
-    }
-    Ok(())
-}
-
-/// Names the base of an adapter as the hub does: a folder of this machine's cache would tell others nothing.
-fn name_base(adapter: &Path, origin: &Origin) -> Result<()> {
-    let path = adapter.join("adapter_config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    config["base_model_name_or_path"] = origin.repo.as_str().into();
-    config["revision"] = origin.commit.as_str().into();
-    let text = serde_json::to_vec_pretty(&config)?;
-    replace_file(&path, |temporary| Ok(std::fs::write(temporary, &text)?))
+/// The parts that any of the stages moves.
+fn trained(stages: &[Stage]) -> Trains {
+    stages.iter().fold(Trains::default(), |sum, stage| sum.and(&stage.trains))
 }
 
 fn complete(model: &mut ModelRecord, params: &crate::models::params::Params, trains: bool) -> Result<()> {

@@ -1,6 +1,6 @@
 //! How much memory a run will take, before it takes it.
 //!
-//! What is loaded is measured; what training adds is computed. A pass with gradients keeps, for each token and layer, every
+//! What is loaded is measured, of a device with its own memory counted; what training adds is computed. A pass with gradients keeps, for each token and layer, every
 //! tensor that a backward pass reads: 10·D + 2·I numbers in a BERT of width D and feed-forward width I, 7·D + 3·Q + 3·K + 3·I in
 //! a Llama with query heads of width Q and key heads of width K together. A trained number takes its gradient, the sum of
 //! gradients and two moments: 16 bytes. Lengths are those of sampled questions and passages.
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::models::Role;
 use crate::pipeline::answer::AnswerReader;
 use crate::pipeline::embed::passage_text;
-use crate::strategies::{Reader, Stage};
+use crate::strategies::{Lists, Stage};
 
 /// Questions and passages whose lengths are looked at.
 const SAMPLE: usize = 64;
@@ -35,12 +35,19 @@ pub struct Estimate {
     pub refresh: f64,
     /// What the answering of evaluation questions adds: cached keys and values.
     pub evaluation: f64,
+    /// Whether this is the memory of a device that has its own, which holds models and what trains them, and not of this
+    /// machine, which holds vectors and graph all the same.
+    pub on_device: bool,
 }
 
 impl Estimate {
     /// The peak: steps, refreshes and evaluations follow each other.
     pub fn peak(&self) -> f64 {
         self.loaded + self.training + self.activations.max(self.refresh).max(self.evaluation)
+    }
+
+    fn place(&self) -> &'static str {
+        if self.on_device { "the device's memory" } else { "this machine's memory" }
     }
 
     /// Refuses a run that surely does not fit into `available` bytes beside what is loaded, naming what to change.
@@ -61,9 +68,10 @@ impl Estimate {
             flags.push("`--lora-rank 16`".into());
         }
         Err(Error::new(format!(
-            "training would take about {} more than the {} that are loaded, and {} are free: {} for gradients and moments, {} for \
-             activations, {} for a refresh, {} for evaluation",
+            "training would take about {} of {} more than the {} that are loaded, and {} are free: {} for gradients and moments, \
+             {} for activations, {} for a refresh, {} for evaluation",
             bytes(wanted),
+            self.place(),
             bytes(self.loaded),
             bytes(available),
             bytes(self.training),
@@ -107,9 +115,17 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
     // The f32 values of matrices that are kept in fewer bits were freed as large blocks, which serve again.
     let freed: usize =
         generator.params().quantised().map(|(_, it)| (4 * it.dims().0 * it.dims().1).saturating_sub(it.bytes())).sum();
+    let on_device = !encoder.device().is_cpu();
     let mut estimate = Estimate {
-        loaded: machine::resident_bytes().unwrap_or(0).saturating_sub(freed as u64) as f64,
-        evaluation: evaluation(session, config, sample.prompt.mean),
+        loaded: match on_device {
+            true => {
+                let selector = pipeline.selector.as_ref().map_or(0, |selector| selector.generator.params().bytes());
+                (encoder.params().bytes() + generator.params().bytes() + selector) as f64
+            }
+            false => machine::resident_bytes().unwrap_or(0).saturating_sub(freed as u64) as f64,
+        },
+        on_device,
+        evaluation: evaluation(session, config, &sample)?,
         ..Estimate::default()
     };
     for stage in stages {
@@ -130,19 +146,52 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
             activations += encoder.activation_bytes(chunk(sample.question.of_batch(questions)));
             if stage.trains.passages {
                 activations += encoder.activation_bytes(chunk(sample.passage.of_batch(passages)));
-                estimate.refresh = pipeline.corpus.len() as f64 * (2.0 * dim + GRAPH_BYTES)
-                    + encoder.inside_bytes(config.batch_tokens as f64);
+                let on_machine = if on_device { 0.0 } else { pipeline.corpus.len() as f64 * (2.0 * dim + GRAPH_BYTES) };
+                estimate.refresh = on_machine + encoder.inside_bytes(config.batch_tokens as f64);
             }
         }
-        if stage.objective.per_question() {
-            let prompts = if config.reader == Reader::Concat { questions } else { passages };
-            let tokens = sample.prompt.of_batch(prompts);
-            if stage.trains.generator {
-                trained += generator.params().trainable().map(|(_, var)| var.elem_count()).sum::<usize>();
-                activations += generator.activation_bytes(tokens, prompts as f64 * sample.answer);
+        let needs = stage.objective.needs();
+        if stage.trains.generator {
+            trained += generator.params().trainable().map(|(_, var)| var.elem_count()).sum::<usize>();
+        }
+        if let (Some(lists), Some(selector)) = (&stage.lists, &pipeline.selector) {
+            let choose = config.top_k;
+            let (samples, list) = match lists {
+                Lists::Drawn(expectation) => (expectation.samples, selector.identifiers().longest_list(choose)),
+                Lists::Taught(_) => (1, selector.identifiers().longest_list(choose)),
+            };
+            // The prompt of all candidates is read once for its lists.
+            let prompt = (sample.passage.mean * config.dro.candidates as f64).min(selector.prompt_limit(choose) as f64);
+            let tokens = questions as f64 * (prompt + (samples * list) as f64);
+            let scored = questions as f64 * (samples * list) as f64;
+            let model = &selector.generator;
+            if stage.trains.selector {
+                trained += model.params().trainable().map(|(_, var)| var.elem_count()).sum::<usize>();
+                activations += model.activation_bytes(tokens, scored);
             } else {
-                activations += generator.inside_bytes(tokens, prompts as f64 * sample.answer);
+                activations += model.inside_bytes(tokens, scored);
             }
+            let (tokens, prompts) = (sample.whole.of_batch(questions) * samples as f64, (questions * samples) as f64);
+            if matches!(lists, Lists::Drawn(_)) {
+                activations += match stage.trains.generator {
+                    true => generator.activation_bytes(tokens, prompts * sample.answer),
+                    false => generator.inside_bytes(tokens, prompts * sample.answer),
+                };
+            }
+        }
+        // One prompt a passage, all in one, or all but one: which of them gets a gradient is the objective's.
+        let k = config.top_k as f64;
+        let (alone, whole) = (sample.prompt.of_batch(questions * config.top_k), sample.whole.of_batch(questions));
+        let kinds: [(bool, f64, f64, bool); 3] = [
+            (needs.single_prompts, alone, questions as f64 * k, !needs.concat),
+            (needs.concat, whole, questions as f64, true),
+            (needs.leave_one_out, whole * (k - 1.0), questions as f64 * k, false),
+        ];
+        for (_, tokens, prompts, learns) in kinds.into_iter().filter(|(reads, ..)| *reads && stage.lists.is_none()) {
+            activations += match learns && stage.trains.generator {
+                true => generator.activation_bytes(tokens, prompts * sample.answer),
+                false => generator.inside_bytes(tokens, prompts * sample.answer),
+            };
         }
         estimate.training = estimate.training.max(16.0 * trained as f64);
         estimate.activations = estimate.activations.max(activations);
@@ -150,25 +199,27 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
     Ok(estimate)
 }
 
-/// Of a batch of evaluation questions: `prompt` is the mean length of a prompt in training.
-fn evaluation(session: &Session, config: &TrainConfig, prompt: f64) -> f64 {
-    let reader = config.eval_reader();
-    let together = |all: bool| if all { config.top_k as f64 } else { 1.0 };
-    let prompt = prompt * together(reader == AnswerReader::Concat) / together(config.reader == Reader::Concat);
+/// Of a batch of evaluation questions.
+fn evaluation(session: &Session, config: &TrainConfig, sample: &Sample) -> Result<f64> {
+    let reader = config.eval_reader()?;
+    let prompt = if reader == AnswerReader::Concat { sample.whole.mean } else { sample.prompt.mean };
     let mut rows = EVALUATION_SEQUENCES.max(config.top_k * config.beams);
     if reader == AnswerReader::SequenceThorough {
         // The prompts as they were read stay beside what continues them.
         rows += rows / config.beams;
     }
     let prompt = prompt.min(session.max_prompt_tokens as f64);
-    session.pipeline.generator.decoding_bytes(rows, prompt, config.max_answer_tokens as f64)
+    Ok(session.pipeline.generator.decoding_bytes(rows, prompt, config.max_answer_tokens as f64))
 }
 
 /// Lengths in tokens: the encoder's of questions and passages, the generator's of prompts with their answers.
 struct Sample {
     question: Lengths,
     passage: Lengths,
+    /// Of one passage.
     prompt: Lengths,
+    /// Of all passages together.
+    whole: Lengths,
     /// Mean length of an answer.
     answer: f64,
 }
@@ -185,27 +236,33 @@ fn sample(session: &Session, config: &TrainConfig) -> Result<Sample> {
         Ok(Lengths::of(pipeline.encoder.tokenize(texts, role)?.ids.iter().map(Vec::len)))
     };
     let texts: Vec<String> = passages.iter().map(passage_text).collect();
-    let together = if config.reader == Reader::Concat { config.top_k } else { 1 };
-    let (mut prompts, mut answers) = (Vec::with_capacity(count), 0);
-    for (i, question) in questions.iter().enumerate() {
-        let read: Vec<_> = (0..together).map(|k| &passages[(i * together + k) % passages.len()]).collect();
-        let text = pipeline.generator.text();
-        // A question that cannot be read or answered is refused by the step that needs it to be; ranking does not.
-        let Ok(prompt) = pipeline.prompt.ids(text, &read, &question.question, session.max_prompt_tokens) else {
-            continue;
-        };
-        let answer = question.answers.first();
-        let answer = answer.and_then(|answer| pipeline.prompt.answer_ids(text, answer, config.max_answer_tokens).ok());
-        let answer = answer.map_or(0, |answer| answer.ids.len());
-        prompts.push(prompt.ids.len() + answer);
-        answers += answer;
-    }
+    let mut answers = Vec::with_capacity(count);
+    let mut lengths = |together: usize| {
+        let mut lengths = Vec::with_capacity(count);
+        for (i, question) in questions.iter().enumerate() {
+            let read: Vec<_> = (0..together).map(|k| &passages[(i * together + k) % passages.len()]).collect();
+            let text = pipeline.generator.text();
+            // A question that cannot be read or answered is refused by the step that needs it to be; ranking does not.
+            let Ok(prompt) = pipeline.prompt.ids(text, &read, &question.question, session.max_prompt_tokens) else {
+                continue;
+            };
+            let answer = question.answers.first();
+            let answer =
+                answer.and_then(|answer| pipeline.prompt.answer_ids(text, answer, config.max_answer_tokens).ok());
+            let answer = answer.map_or(0, |answer| answer.ids.len());
+            lengths.push(prompt.ids.len() + answer);
+            answers.push(answer as f64);
+        }
+        Lengths::of(lengths.into_iter())
+    };
+    let (prompt, whole) = (lengths(1), lengths(config.top_k));
     let asked: Vec<&str> = questions.iter().map(|question| question.question.as_str()).collect();
     Ok(Sample {
         question: tokens(&asked, Role::Question)?,
         passage: tokens(&texts.iter().map(String::as_str).collect::<Vec<_>>(), Role::Passage)?,
-        answer: answers as f64 / prompts.len().max(1) as f64,
-        prompt: Lengths::of(prompts.into_iter()),
+        answer: answers.iter().sum::<f64>() / answers.len().max(1) as f64,
+        prompt,
+        whole,
     })
 }
 
@@ -215,7 +272,14 @@ mod tests {
 
     #[test]
     fn the_peak_takes_the_largest_of_what_follows_each_other() {
-        let estimate = Estimate { loaded: 10.0, training: 5.0, activations: 7.0, refresh: 20.0, evaluation: 1.0 };
+        let estimate = Estimate {
+            loaded: 10.0,
+            training: 5.0,
+            activations: 7.0,
+            refresh: 20.0,
+            evaluation: 1.0,
+            on_device: false,
+        };
         assert_eq!(estimate.peak(), 35.0);
     }
 
@@ -234,7 +298,9 @@ mod tests {
         let estimate = Estimate { loaded: 1e9, training: 2e9, activations: 6e9, ..Estimate::default() };
         estimate.check(6.5e9, &config).unwrap();
         let error = estimate.check(6e9, &config).unwrap_err();
-        assert!(error.to_string().contains("activations"), "{error}");
+        assert!(error.to_string().contains("activations") && error.to_string().contains("this machine's"), "{error}");
+        let error = Estimate { on_device: true, ..estimate }.check(6e9, &config).unwrap_err();
+        assert!(error.to_string().contains("the device's"), "{error}");
         let hint = error.find_hint().unwrap();
         for flag in ["--batch-tokens", "--top-k", "--gradient-checkpointing", "--lora-rank"] {
             assert!(hint.contains(flag), "{hint}");

@@ -7,17 +7,26 @@ use ragtune_index::WriterLock;
 
 pub mod batch;
 pub mod checkpoint;
+mod context;
 mod diverged;
 pub mod finish;
+pub mod labels;
 pub mod memory;
+pub mod mining;
+pub mod notes;
 mod optimise;
 pub mod optimizer;
+pub mod parts;
 mod recording;
 pub mod refresh;
 mod reindex;
 pub mod run;
 pub mod schedule;
+mod selection;
 pub mod session;
+pub mod spec;
+mod stage;
+pub mod stages;
 
 use checkpoint::{Part, State};
 use optimizer::{AdamW, AdamWConfig};
@@ -35,6 +44,9 @@ use crate::pipeline::step::StepSettings;
 use crate::report::files::{METRICS_FILE, append_line, keep_lines, write_lines};
 use crate::report::record::CurvePoint;
 use crate::strategies::Stage;
+use parts::Bases;
+use spec::Planned;
+use stages::Store;
 
 /// What a run tells while it works.
 pub enum Event<'a> {
@@ -88,55 +100,91 @@ pub struct Trainer<'a> {
     pub encoder_optimizer: AdamW,
     /// The generator's optimiser.
     pub generator_optimizer: AdamW,
+    /// The selector's optimiser.
+    pub selector_optimizer: AdamW,
+    /// The stages of the strategy, by id.
+    pub plan: Vec<Planned>,
+    /// Where stages that are done are kept.
+    pub store: Store,
+    /// The base models.
+    pub bases: Bases,
+    /// The questions that decide when to stop and which weights to keep, where the settings ask for that.
+    pub selection: Option<QuestionSet>,
+    /// What the steps of the present stage are given.
+    context: context::Context,
+    /// The stages whose encoder and generator the pipeline holds now.
+    holds: stage::Holds,
+    /// The checkpoint to go on from, until its stage is entered.
+    found: Option<std::path::PathBuf>,
 }
 
 impl Trainer<'_> {
-    /// Runs the stages from where the state stands to their end, or until `interrupted` is set.
+    /// Runs the stages from where the state stands to their end, or until `interrupted` is set. A stage that is in the store
+    /// already is taken from there. Afterwards the pipeline holds what the stages left.
     pub fn train(
         &mut self,
         stages: &[Stage],
         interrupted: &AtomicBool,
         observer: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
-        let metrics_file = self.run.dir().join(METRICS_FILE);
         // Steps after the checkpoint are done again; so are their lines.
         let done = self.steps_done();
-        keep_lines(&metrics_file, |point: &CurvePoint| point.step <= done)?;
-        let policy = Refresh::every(self.config.refresh_every);
+        keep_lines(&self.run.dir().join(METRICS_FILE), |point: &CurvePoint| point.step <= done)?;
         while let Some(stage) = stages.get(self.state.stage) {
             let _activity = self.ledger.activity(Activity::Train);
-            while self.state.step < self.config.steps {
-                if interrupted.load(Ordering::Relaxed) {
-                    self.checkpoint(stage)?;
+            if !self.take(stage)? {
+                self.enter(stage)?;
+                if self.run_stage(stage, interrupted, observer)? == Outcome::Interrupted {
                     return Ok(Outcome::Interrupted);
                 }
-                if policy.decide(&self.staleness(stage)) == Decision::EmbedAll {
-                    self.refresh(observer)?;
-                }
-                let metrics = self.step(stage)?;
-                self.state.step += 1;
-                append_line(&metrics_file, &metrics)?;
-                observer(Event::Step { steps: self.config.steps, metrics: &metrics });
-                let last = self.state.step == self.config.steps;
-                if !last && due(self.config.eval_every, self.state.step) {
-                    self.evaluate(&format!("step-{}", self.steps_done()), &Searcher::Stale, observer)?;
-                }
-                if !last && due(self.config.checkpoint_every, self.state.step) {
-                    self.checkpoint(stage)?;
-                }
+                self.publish(stage)?;
             }
-            // What follows may be killed too: the training before it is kept.
-            self.checkpoint(stage)?;
-            if Refresh::decide_at_end(&self.staleness(stage)) == Decision::EmbedAll {
+            self.state.next_stage();
+        }
+        self.assemble()?;
+        Ok(Outcome::Finished)
+    }
+
+    /// The steps of one stage.
+    fn run_stage(
+        &mut self,
+        stage: &Stage,
+        interrupted: &AtomicBool,
+        observer: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        let metrics_file = self.run.dir().join(METRICS_FILE);
+        let policy = Refresh::every(self.config.refresh_every);
+        let selects = self.config.early_stop > 0;
+        while self.state.step < self.config.steps && !self.state.selection.exhausted(self.config.early_stop) {
+            if interrupted.load(Ordering::Relaxed) {
+                self.checkpoint(stage)?;
+                return Ok(Outcome::Interrupted);
+            }
+            if policy.decide(&self.staleness(stage)) == Decision::EmbedAll {
                 self.refresh(observer)?;
+                if let Some(mining) = stage.mining {
+                    self.mine(mining)?;
+                }
             }
-            if self.state.stage + 1 < stages.len() {
-                self.encoder_optimizer = AdamW::new(adamw(self.config))?;
-                self.generator_optimizer = AdamW::new(adamw(self.config))?;
+            let metrics = self.step(stage)?;
+            self.state.step += 1;
+            append_line(&metrics_file, &metrics)?;
+            observer(Event::Step { steps: self.config.steps, metrics: &metrics });
+            let last = self.state.step == self.config.steps;
+            if selects && (last || due(self.config.eval_every, self.state.step)) {
+                self.select(stage, observer)?;
+            } else if !selects && !last && due(self.config.eval_every, self.state.step) {
+                self.evaluate(&format!("step-{}", self.steps_done()), &Searcher::Stale, observer)?;
             }
-            self.state.step = 0;
-            self.state.embedded_at = 0;
-            self.state.stage += 1;
+            if !last && due(self.config.checkpoint_every, self.state.step) {
+                self.checkpoint(stage)?;
+            }
+        }
+        self.keep_best(stage)?;
+        // What follows may be killed too: the training before it is kept.
+        self.checkpoint(stage)?;
+        if Refresh::decide_at_end(&self.staleness(stage)) == Decision::EmbedAll {
+            self.refresh(observer)?;
         }
         Ok(Outcome::Finished)
     }
@@ -144,17 +192,9 @@ impl Trainer<'_> {
     /// Evaluates the pipeline as it stands on the evaluation questions and keeps the scores in the run folder. Between
     /// refreshes the pipeline is evaluated as it would be deployed then: live questions, stale passages.
     pub fn evaluate(&mut self, name: &str, searcher: &Searcher, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        let Evaluation { mut summary, scores, prompts, truncated } =
+            self.evaluated(&self.eval_questions, searcher, name, observer)?;
         let _activity = self.ledger.activity(Activity::Evaluate);
-        let total = self.eval_questions.questions.len() as u64;
-        let Evaluation { mut summary, scores, prompts, truncated } = evaluate(
-            &self.pipeline,
-            &self.eval_questions.questions,
-            searcher,
-            &self.evaluate_settings,
-            name,
-            self.ledger,
-            &mut |done| observer(Event::Evaluate(done, total)),
-        )?;
         let _span = self.ledger.span(Phase::Evaluate);
         summary.step = self.steps_done();
         summary.scores_file = format!("scores-{name}.jsonl");
@@ -165,9 +205,30 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Scores of the pipeline as it stands on some questions.
+    fn evaluated(
+        &self,
+        questions: &QuestionSet,
+        searcher: &Searcher,
+        name: &str,
+        observer: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Evaluation> {
+        let _activity = self.ledger.activity(Activity::Evaluate);
+        let total = questions.questions.len() as u64;
+        evaluate(
+            &self.pipeline,
+            &questions.questions,
+            searcher,
+            &self.evaluate_settings,
+            name,
+            self.ledger,
+            &mut |done| observer(Event::Evaluate(done, total)),
+        )
+    }
+
     /// Optimiser steps done in all stages.
     pub fn steps_done(&self) -> u64 {
-        self.state.stage as u64 * self.config.steps + self.state.step
+        self.state.before + self.state.step
     }
 
     fn staleness(&self, stage: &Stage) -> Staleness {
@@ -181,6 +242,18 @@ impl Trainer<'_> {
             self.pipeline.corpus.protect(lock, self.state.generation, &self.run.id())?;
         }
         self.state.ledger = self.ledger.snapshot();
+        let folder = self.run.checkpoints();
+        span.bytes(checkpoint::write(&folder, &self.state, &self.moving(stage), self.config.keep_checkpoints)?);
+        if let Some(lock) = &self.lock {
+            let mut needed = checkpoint::generations(&folder)?;
+            needed.push(self.state.generation);
+            session::release_generations(&self.pipeline.corpus, lock, &self.run.id(), &needed)?;
+        }
+        Ok(())
+    }
+
+    /// The parts that a stage moves, with their optimisers.
+    fn moving(&self, stage: &Stage) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
         if stage.trains.encoder() {
             let params = self.pipeline.encoder.params();
@@ -190,14 +263,11 @@ impl Trainer<'_> {
             let params = self.pipeline.generator.params();
             parts.push(Part { name: "generator", params, optimizer: &self.generator_optimizer });
         }
-        let folder = self.run.checkpoints();
-        span.bytes(checkpoint::write(&folder, &self.state, &parts, self.config.keep_checkpoints)?);
-        if let Some(lock) = &self.lock {
-            let mut needed = checkpoint::generations(&folder)?;
-            needed.push(self.state.generation);
-            session::release_generations(&self.pipeline.corpus, lock, &self.run.id(), &needed)?;
+        if let (true, Some(selector)) = (stage.trains.selector, &self.pipeline.selector) {
+            let params = selector.generator.params();
+            parts.push(Part { name: "selector", params, optimizer: &self.selector_optimizer });
         }
-        Ok(())
+        parts
     }
 
     /// The fingerprint that questions of this pipeline may search: the encoder's own where it embedded the passages, the
@@ -214,6 +284,16 @@ impl Trainer<'_> {
 /// The optimiser settings of a run.
 pub fn adamw(config: &TrainConfig) -> AdamWConfig {
     AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() }
+}
+
+/// Refuses a metric that no evaluation has.
+pub fn check_metric(name: &str) -> Result<()> {
+    selection::metric(&crate::report::record::EvaluationSummary::default(), name).map(|_| ())
+}
+
+/// A metric of an evaluation by its name; see [`check_metric`].
+pub fn metric_of(summary: &crate::report::record::EvaluationSummary, name: &str) -> Result<Option<f64>> {
+    selection::metric(summary, name)
 }
 
 fn due(every: u64, step: u64) -> bool {

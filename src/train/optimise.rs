@@ -9,28 +9,32 @@ use super::schedule::Schedule;
 use crate::cost::Phase;
 use crate::data::Question;
 use crate::error::Result;
+use crate::models::dropout::Draw;
+use crate::pipeline::selector::SampleKey;
 use crate::pipeline::step::{Observed, Step};
 use crate::report::record::CurvePoint;
-use crate::strategies::Stage;
+use crate::strategies::{Lists, Stage};
 
 impl Trainer<'_> {
     /// One optimiser step: forward and backward in micro-batches, clip, update.
     pub(super) fn step(&mut self, stage: &Stage) -> Result<CurvePoint> {
         let config = self.config;
-        let seed = config.seed.wrapping_add((self.state.stage as u64) << 32);
-        let rows = batch::rows(self.questions.questions.len(), config.batch_size, seed, self.state.step);
+        // The same order in every stage: a stage must not depend on its place in a strategy.
+        let rows = batch::rows(self.questions.questions.len(), config.batch_size, config.seed, self.state.step);
         let batch: Vec<&Question> = rows.iter().filter_map(|row| self.questions.questions.get(*row)).collect();
         let whole = 0..batch.len();
         let longest = self.step_settings.max_prompt_tokens + self.step_settings.max_answer_tokens + 1;
         let runs = if stage.objective.per_question() {
-            batch::micro_batches(&vec![longest * config.top_k; batch.len()], config.batch_tokens)
+            batch::micro_batches(&vec![self.question_tokens(stage, longest); batch.len()], config.batch_tokens)
         } else {
             vec![whole]
         };
         let mut sums = Sums::default();
-        for run in runs {
+        let draw = Draw::new(config.seed).of(self.state.step);
+        for (number, run) in runs.into_iter().enumerate() {
             let questions = batch.get(run).unwrap_or_default();
-            self.micro_step(stage, questions, questions.len() as f64 / batch.len() as f64, &mut sums)?;
+            let share = questions.len() as f64 / batch.len() as f64;
+            self.micro_step(stage, questions, share, draw.of(number as u64), &mut sums)?;
         }
         let _span = self.ledger.span(Phase::Optimise);
         let factor = Schedule::parse(&config.schedule, config.warmup)?.factor(self.state.step, config.steps);
@@ -49,6 +53,11 @@ impl Trainer<'_> {
             let norm = clip(&mut sums.generator, config.clip).map_err(|error| self.diverged("generator", error))?;
             record("generator", generator_lr, norm);
         }
+        let selector_lr = config.lr_selector * factor;
+        if stage.trains.selector {
+            let norm = clip(&mut sums.selector, config.clip).map_err(|error| self.diverged("selector", error))?;
+            record("selector", selector_lr, norm);
+        }
         if stage.trains.encoder() {
             let moved = self.encoder_optimizer.step(self.pipeline.encoder.params(), &sums.encoder, encoder_lr);
             moved.map_err(|error| self.diverged("encoder", error))?;
@@ -57,14 +66,38 @@ impl Trainer<'_> {
             let moved = self.generator_optimizer.step(self.pipeline.generator.params(), &sums.generator, generator_lr);
             moved.map_err(|error| self.diverged("generator", error))?;
         }
+        if let (true, Some(selector)) = (stage.trains.selector, &self.pipeline.selector) {
+            let moved = self.selector_optimizer.step(selector.generator.params(), &sums.selector, selector_lr);
+            moved.map_err(|error| self.diverged("selector", error))?;
+        }
+        for observed in &sums.observed {
+            let (flat, looked) = (
+                observed.targets.flat + observed.likelihoods.flat,
+                observed.targets.questions + observed.likelihoods.questions,
+            );
+            self.state.flat = (self.state.flat.0 + flat, self.state.flat.1 + looked);
+            let remembered = &mut self.state.remembered;
+            remembered.prompts += observed.memo.hits;
+            remembered.computed += observed.memo.misses;
+            remembered.tokens += observed.memo.tokens;
+            remembered.flops += observed.memo.flops;
+        }
         self.state.prompts += sums.observed.iter().map(|observed| observed.prompts).sum::<u64>();
         self.state.truncated_prompts += sums.observed.iter().map(|observed| observed.truncated_prompts).sum::<u64>();
         Ok(metrics)
     }
 
     /// Adds the loss and gradients of some of a batch's questions, weighted by their share of the batch.
-    fn micro_step(&self, stage: &Stage, questions: &[&Question], share: f64, sums: &mut Sums) -> Result<()> {
-        let mut step = Step::new(&self.pipeline, questions, stage.trains, self.step_settings, self.ledger);
+    fn micro_step(
+        &self,
+        stage: &Stage,
+        questions: &[&Question],
+        share: f64,
+        draw: Draw,
+        sums: &mut Sums,
+    ) -> Result<()> {
+        let mut step = self.step_over(stage, questions, self.ledger).drawing(draw);
+        self.find_lists(stage, &mut step)?;
         let loss = {
             // The objective's own arithmetic; what it pulls from the step is charged to inner spans.
             let _span = self.ledger.span(Phase::Score);
@@ -75,16 +108,26 @@ impl Trainer<'_> {
             return Err(self.loss_diverged(value, questions));
         }
         sums.loss += value * share;
+        for (name, value) in stage.objective.observe(&step)? {
+            *sums.extra.entry(name).or_insert(0.0) += value * share;
+        }
         let span = self.ledger.span(Phase::Backward);
         let mut gradients = loss.backward()?;
         let again = self.pipeline.encoder.finish_backward(&mut gradients)?;
         self.pipeline.generator.finish_backward(&mut gradients)?;
+        if let Some(selector) = &self.pipeline.selector {
+            selector.generator.finish_backward(&mut gradients)?;
+        }
         // Two forward passes' worth: gradients of activations and of weights (adapters: activations only); and what was
         // computed a second time.
         let adapter = self.pipeline.generator.lora().is_some();
         let generator_factor =
             if adapter { 1.0 } else { 2.0 } + f64::from(u8::from(self.config.gradient_checkpointing));
-        span.flops(again + 2.0 * step.observed.encoder_flops + generator_factor * step.observed.generator_flops);
+        span.flops(
+            again
+                + 2.0 * step.observed.encoder_flops
+                + generator_factor * (step.observed.generator_flops + step.observed.selector_flops),
+        );
         if stage.trains.encoder() {
             let more = optimizer::gradients(self.pipeline.encoder.params(), &gradients)?;
             optimizer::accumulate(&mut sums.encoder, &more, share)?;
@@ -93,8 +136,33 @@ impl Trainer<'_> {
             let more = optimizer::gradients(self.pipeline.generator.params(), &gradients)?;
             optimizer::accumulate(&mut sums.generator, &more, share)?;
         }
+        if let (true, Some(selector)) = (stage.trains.selector, &self.pipeline.selector) {
+            let more = optimizer::gradients(selector.generator.params(), &gradients)?;
+            optimizer::accumulate(&mut sums.selector, &more, share)?;
+        }
         sums.observed.push(step.observed);
         Ok(())
+    }
+
+    /// Draws or takes the lists of passages that a step of such a stage is about.
+    pub fn find_lists(&self, stage: &Stage, step: &mut Step<'_>) -> Result<()> {
+        match &stage.lists {
+            Some(Lists::Drawn(expectation)) => {
+                step.expect(expectation, SampleKey { seed: self.config.seed, step: self.state.step })
+            }
+            Some(Lists::Taught(teaching)) => step.teach(teaching),
+            None => Ok(()),
+        }
+    }
+
+    /// About how many tokens the prompts of one question hold.
+    fn question_tokens(&self, stage: &Stage, longest: usize) -> usize {
+        if let (Some(Lists::Drawn(expectation)), Some(selector)) = (&stage.lists, &self.pipeline.selector) {
+            let list = selector.identifiers().longest_list(expectation.choose);
+            return expectation.tokens(longest, selector.prompt_limit(expectation.choose), list);
+        }
+        let whole = usize::from(stage.objective.needs().concat);
+        longest * (self.config.top_k + whole)
     }
 
     /// What a step is worth telling apart from its learning rates: loss, prior, what was retrieved, age of the index.
@@ -102,6 +170,7 @@ impl Trainer<'_> {
         let retrieved: Vec<&Vec<u32>> = sums.observed.iter().flat_map(|observed| &observed.retrieved).collect();
         let scores: Vec<&Vec<f32>> = sums.observed.iter().flat_map(|observed| &observed.scores).collect();
         let mut extra = BTreeMap::from([("index_age".to_owned(), (self.state.step - self.state.embedded_at) as f64)]);
+        extra.extend(sums.extra.clone());
         if !scores.is_empty() {
             let sum: f64 = scores.iter().map(|row| entropy(row, self.config.temperature)).sum();
             extra.insert("prior_entropy".into(), sum / scores.len() as f64);
@@ -138,8 +207,10 @@ fn clip(gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
 #[derive(Default)]
 struct Sums {
     loss: f64,
+    extra: BTreeMap<String, f64>,
     encoder: Gradients,
     generator: Gradients,
+    selector: Gradients,
     observed: Vec<Observed>,
 }
 

@@ -3,6 +3,9 @@
 //! Everything visits weights in name order and sums in fixed pieces, so that equal inputs give equal bits whatever the
 //! number of threads. State is saved and loaded to the bit: a resumed run is the run that was not interrupted.
 
+mod moments;
+mod on_device;
+
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
@@ -10,8 +13,10 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use self::moments::Moments;
+use self::on_device::{Waiting, fetch, first_odd, odd};
 use crate::error::{Context, Error, Result};
-use crate::models::nn::with_values;
+use crate::models::nn::{self, with_values};
 use crate::models::params::Params;
 
 /// Gradients of the trainable weights by name; f32, each in the shape of its weight.
@@ -74,13 +79,6 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
 }
 
-#[derive(Debug)]
-struct Moments {
-    shape: Vec<usize>,
-    mean: Vec<f32>,
-    square: Vec<f32>,
-}
-
 impl AdamW {
     /// An optimiser that has taken no step.
     pub fn new(config: AdamWConfig) -> Result<Self> {
@@ -98,6 +96,7 @@ impl AdamW {
         if !(lr.is_finite() && lr >= 0.0) {
             return Err(Error::new(format!("the learning rate is `{lr}`, expected a finite number from 0")));
         }
+        let mut elsewhere = Vec::new();
         for (name, var) in params.trainable() {
             let gradient = gradients.get(name).ok_or_else(|| missing(&[name]))?;
             if gradient.dims() != var.dims() {
@@ -111,16 +110,22 @@ impl AdamW {
                 None if self.steps > 0 => {
                     return Err(foreign(format!("after {} steps the optimiser has no state of `{name}`", self.steps)));
                 }
-                Some(moments) if moments.shape != var.dims() => {
+                Some(moments) if moments.dims() != var.dims() => {
                     return Err(foreign(format!(
                         "the optimiser's state of `{name}` has shape {:?}, expected {:?}",
-                        moments.shape,
+                        moments.dims(),
                         var.dims()
                     )));
                 }
                 _ => {}
             }
-            check_finite(name, gradient)?;
+            match nn::is_portable(gradient) {
+                true => elsewhere.push((name, odd(gradient)?)),
+                false => check_finite(name, gradient)?,
+            }
+        }
+        if let Some(at) = first_odd(elsewhere.iter().map(|(_, odd)| odd))? {
+            return Err(not_finite(elsewhere[at].0));
         }
         let frozen = |name: &&String| !params.get(name).is_ok_and(|param| param.trainable);
         if let Some(name) = gradients.keys().find(frozen) {
@@ -131,24 +136,23 @@ impl AdamW {
         }
         self.steps += 1;
         let update = Update::new(&self.config, self.steps, lr);
+        let mut waiting = Waiting::new(lr);
         for (name, var) in params.trainable() {
             let Some(gradient) = gradients.get(name) else { continue };
-            let moments = self.moments.entry(name.to_owned()).or_insert_with(|| Moments {
-                shape: var.dims().to_vec(),
-                mean: vec![0.0; var.elem_count()],
-                square: vec![0.0; var.elem_count()],
-            });
+            let moments = self.moments.entry(name.to_owned()).or_insert_with(|| Moments::zeros(var.dims()));
+            if nn::is_portable(var) {
+                waiting.push(name, var, update.apply_on_device(var, gradient, moments)?)?;
+                continue;
+            }
             let mut weights = with_values(var, <[f32]>::to_vec)?;
-            if !with_values(gradient, |gradient| update.apply(&mut weights, gradient, moments))? {
-                return Err(Error::new(format!(
-                    "the update of `{name}` with learning rate `{lr:e}` leads to a NaN or an infinity"
-                ))
-                .hint(LOWER));
+            let (mean, square) = moments.on_host()?;
+            if !with_values(gradient, |gradient| update.apply(&mut weights, gradient, mean, square))? {
+                return Err(diverges(name, lr));
             }
             let changed = Tensor::from_vec(weights, var.dims(), &Device::Cpu)?;
             var.set(&changed).context(|| format!("cannot change the weight `{name}`"))?;
         }
-        Ok(())
+        waiting.set()
     }
 
     /// Steps taken so far.
@@ -166,8 +170,7 @@ impl AdamW {
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state = BTreeMap::new();
         for (name, moments) in &self.moments {
-            for (letter, values) in [("m", &moments.mean), ("v", &moments.square)] {
-                let tensor = Tensor::from_slice(values, moments.shape.as_slice(), &Device::Cpu)?;
+            for (letter, tensor) in ["m", "v"].into_iter().zip(moments.tensors(&Device::Cpu)?) {
                 state.insert(format!("{letter}.{name}"), tensor);
             }
         }
@@ -213,7 +216,7 @@ impl AdamW {
             };
             let shape = mean.dims().to_vec();
             let (mean, square) = (values(&key, &mean)?, values(&other, &square)?);
-            moments.insert(name.to_owned(), Moments { shape, mean, square });
+            moments.insert(name.to_owned(), Moments::Host { shape, mean, square });
         }
         self.steps = steps;
         self.moments = moments;
@@ -257,8 +260,13 @@ pub fn accumulate(into: &mut Gradients, more: &Gradients, weight: f64) -> Result
 /// The Euclidean norm over all gradients together; a NaN or infinity is an error naming its tensor.
 pub fn global_norm(gradients: &Gradients) -> Result<f64> {
     let mut sum = 0.0;
+    let elsewhere = gradients.values().filter(|gradient| nn::is_portable(gradient)).map(on_device::sum_of_squares);
+    let mut elsewhere = fetch(&elsewhere.collect::<Result<Vec<_>>>()?)?.into_iter();
     for (name, gradient) in gradients {
-        let squares = with_values(gradient, sum_of_squares)?;
+        let squares = match nn::is_portable(gradient) {
+            true => f64::from(elsewhere.next().unwrap_or(f32::NAN)),
+            false => with_values(gradient, sum_of_squares)?,
+        };
         if !squares.is_finite() {
             return Err(not_finite(name));
         }
@@ -313,11 +321,11 @@ impl Update {
     }
 
     /// Changes weights and moments; whether all of them are finite afterwards.
-    fn apply(&self, weights: &mut [f32], gradient: &[f32], moments: &mut Moments) -> bool {
+    fn apply(&self, weights: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32]) -> bool {
         weights
             .par_chunks_mut(PIECE)
             .zip(gradient.par_chunks(PIECE))
-            .zip(moments.mean.par_chunks_mut(PIECE).zip(moments.square.par_chunks_mut(PIECE)))
+            .zip(mean.par_chunks_mut(PIECE).zip(square.par_chunks_mut(PIECE)))
             .map(|((weights, gradient), (mean, square))| {
                 let mut lost = false;
                 for (((weight, &g), mean), square) in weights.iter_mut().zip(gradient).zip(mean).zip(square) {
@@ -351,6 +359,10 @@ fn check_finite(name: &str, gradient: &Tensor) -> Result<()> {
         values.par_chunks(PIECE).all(|piece| piece.iter().all(|value| value.is_finite()))
     })?;
     if finite { Ok(()) } else { Err(not_finite(name)) }
+}
+
+fn diverges(name: &str, lr: f64) -> Error {
+    Error::new(format!("the update of `{name}` with learning rate `{lr:e}` leads to a NaN or an infinity")).hint(LOWER)
 }
 
 fn not_finite(name: &str) -> Error {

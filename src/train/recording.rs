@@ -41,9 +41,12 @@ impl Session {
             model_record("encoder", &self.encoder, pipeline.encoder.params())?,
             model_record("generator", &self.generator, pipeline.generator.params())?,
         ];
+        if let (Some(selector), Some(folder)) = (&pipeline.selector, &self.bases.selector) {
+            record.models.push(model_record("selector", folder, selector.generator.params())?);
+        }
         record.truncated = self.truncated(config)?;
         record.prompt_template = serde_json::to_string(&pipeline.prompt.template)?;
-        record.reader_mode = config.eval_reader().label(config.beams, config.length_penalty);
+        record.reader_mode = config.eval_reader()?.label(config.beams, config.length_penalty);
         record.training_reader = config.training_reader()?.unwrap_or_default().to_owned();
         record.top_k = config.top_k as u64;
         record.recall_definition = "recall@k: share of a question's gold passage ids among its k nearest; answer \

@@ -4,20 +4,25 @@ use std::path::{Path, PathBuf};
 
 use ragtune_index::{Corpus, Fingerprint, Generation, GraphParams, Search, WriterLock};
 
-use super::checkpoint::{State, restore};
+use super::checkpoint::State;
+use super::context::Context;
+use super::labels;
 use super::optimizer::AdamW;
+use super::parts::{self, Bases};
 use super::run::RunFolder;
+use super::spec::{Content, Planned, plan};
+use super::stage::Holds;
+use super::stages::Store;
 use super::{Trainer, adamw};
-use crate::config::{TrainConfig, generator_format};
+use crate::config::TrainConfig;
 use crate::cost::{Activity, Ledger, Phase};
 use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::EvaluateSettings;
 use crate::hub;
 use crate::models::Precision;
-use crate::models::encoder::Encoder;
+use crate::models::device::check_precision;
 use crate::models::generator::Generator;
-use crate::models::lora::LoraConfig;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::embed::EmbedSettings;
@@ -38,8 +43,14 @@ pub struct Session {
     pub encoder: PathBuf,
     /// The same of the generator.
     pub generator: PathBuf,
+    /// The folders of the base models.
+    pub bases: Bases,
     /// The vectors that the base encoder searches.
     pub base: Fingerprint,
+    /// The stages of the strategy, by id.
+    pub plan: Vec<Planned>,
+    /// The questions that early stopping looks at.
+    pub selection: Option<QuestionSet>,
     /// The most tokens of a prompt.
     pub max_prompt_tokens: usize,
     /// The index's writer lock, held when passages move.
@@ -49,14 +60,31 @@ pub struct Session {
 impl Session {
     /// Loads everything a run needs and refuses what cannot work before any work is done.
     pub fn prepare(config: &TrainConfig, stages: &[Stage], ledger: &Ledger) -> Result<Self> {
+        Self::load(config, stages, ledger, true)
+    }
+
+    /// [`Session::prepare`] without a lock: to look at, not to train.
+    pub fn look(config: &TrainConfig, stages: &[Stage], ledger: &Ledger) -> Result<Self> {
+        Self::load(config, stages, ledger, false)
+    }
+
+    fn load(config: &TrainConfig, stages: &[Stage], ledger: &Ledger, hold: bool) -> Result<Self> {
         let _activity = ledger.activity(Activity::Setup);
         let _span = ledger.span(Phase::Load);
-        let device = crate::config::device(&config.device)?;
+        let device = crate::models::device::open(&config.device)?;
         let corpus = Corpus::open(&config.index)?;
         let questions = read_questions(&config.questions, &corpus)?;
         let eval_questions = read_questions(&config.eval_questions, &corpus)?;
-        refuse_shared(&questions, &eval_questions)?;
-        check_labels(&questions, config, stages)?;
+        refuse_shared(&questions, &eval_questions, "evaluation", "--eval-questions")?;
+        let selection = match &config.selection_questions {
+            Some(path) if config.early_stop > 0 => Some(read_questions(path, &corpus)?),
+            _ => None,
+        };
+        if let Some(selection) = &selection {
+            refuse_shared(&questions, selection, "selection", "--selection-questions")?;
+            refuse_selected(selection, &eval_questions)?;
+        }
+        labels::check(&questions, config, stages)?;
         if config.top_k > corpus.len() {
             return Err(Error::new(format!(
                 "`--top-k {}` is more than the {} passages of the corpus",
@@ -65,7 +93,7 @@ impl Session {
             ))
             .hint(format!("choose at most `--top-k {}`", corpus.len())));
         }
-        let lock = match stages.iter().any(|stage| stage.trains.passages) {
+        let lock = match hold && stages.iter().any(|stage| stage.trains.passages) {
             true => Some(corpus.lock(&format!("ragtune train --out {}", config.out.display()))?),
             false => None,
         };
@@ -75,25 +103,32 @@ impl Session {
         };
         // Commands have fetched what was missing and shown it; here it is found.
         let located = hub::locate(&config.pinned("encoder", &encoder_name), &mut |_progress| {})?;
-        let mut encoder = Encoder::load(&located.folder, &device)?;
-        // A ranking loss needs its whole batch at once; the encoder still takes no more tokens than that at a time.
-        encoder.set_chunks(Some(config.batch_tokens));
+        let encoder = parts::encoder(config, &located.folder, &device)?;
         let (generation, base) = searched_by(&corpus, &encoder, &located.folder)?;
-        let encoder_name = located.name();
-        let located = hub::locate(&config.pinned("generator", &config.generator), &mut |_progress| {})?;
-        let mut generator = Generator::load(&located.folder, &device)?;
-        if let Some(format) = generator_format(&config.generator_dtype)? {
-            generator.quantise(format)?;
+        if stages.iter().any(|stage| stage.trains.passages) {
+            // Refreshes embed as the index was embedded.
+            check_precision(&config.device, precision_of(&base)?)?;
         }
-        generator.set_checkpointing(config.gradient_checkpointing);
-        if let (Some(rank), true) = (config.lora_rank, stages.iter().any(|stage| stage.trains.generator)) {
-            let lora = LoraConfig {
-                rank,
-                alpha: config.lora_alpha,
-                targets: config.lora_targets.clone(),
-                ..LoraConfig::default()
-            };
-            generator.add_lora(&lora, config.seed)?;
+        let (encoder_name, encoder_folder) = (located.name(), located.folder.clone());
+        let located = hub::locate(&config.pinned("generator", &config.generator), &mut |_progress| {})?;
+        let mut generator = parts::generator(config, &located.folder, None, &device)?;
+        let weights = (encoder.params().digest()?, generator.params().digest()?);
+        let selector_folder = match stages.iter().any(|stage| stage.lists.is_some()) {
+            true => {
+                let typed = config.selector.clone().unwrap_or_else(|| config.generator.clone());
+                let part = if config.selector.is_some() { "selector" } else { "generator" };
+                Some(hub::locate(&config.pinned(part, &typed), &mut |_progress| {})?.folder)
+            }
+            false => None,
+        };
+        let mut selector =
+            selector_folder.as_ref().map(|folder| parts::selector(config, folder, None, &device)).transpose()?;
+        let selector_weights = selector.as_ref().map(|one| one.generator.params().digest()).transpose()?;
+        if let (Some(selector), true) = (&mut selector, stages.iter().any(|stage| stage.trains.selector)) {
+            parts::adapt(config, &mut selector.generator)?;
+        }
+        if stages.iter().any(|stage| stage.trains.generator) {
+            parts::adapt(config, &mut generator)?;
         }
         let template = PromptTemplate::of_generator(&located.folder)?;
         let max_prompt_tokens = prompt_limit(
@@ -103,8 +138,19 @@ impl Session {
         )?;
         let special = generator.special();
         let prompt = Prompt::new(template, special.bos, special.eos.first().copied())?;
+        let content = Content {
+            encoder: weights.0,
+            generator: weights.1,
+            selector: selector_weights,
+            corpus: corpus.source().blake3.clone(),
+            vectors: base.id(),
+            questions: questions.hash.clone(),
+            selection: selection.as_ref().map(|set| set.hash.clone()),
+            prompt: serde_json::to_string(&prompt.template)?,
+        };
+        let plan = plan(config, stages, &content)?;
         let search = if config.exact { Search::Exact } else { Search::Graph { ef: config.ef } };
-        let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, selector: None };
+        let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, selector };
         let generator = located.name();
         Ok(Self {
             pipeline,
@@ -112,7 +158,10 @@ impl Session {
             eval_questions,
             encoder: encoder_name,
             generator,
+            bases: Bases { encoder: encoder_folder, generator: located.folder, selector: selector_folder },
             base,
+            plan,
+            selection,
             max_prompt_tokens,
             lock,
         })
@@ -122,10 +171,9 @@ impl Session {
 impl Session {
     /// The trainer of a run, at its beginning or at a checkpoint.
     pub fn trainer<'a>(
-        mut self,
+        self,
         config: &'a TrainConfig,
         run: &'a RunFolder,
-        stages: &[Stage],
         ledger: &'a Ledger,
         found: Option<(PathBuf, State)>,
     ) -> Result<Trainer<'a>> {
@@ -136,22 +184,15 @@ impl Session {
             graph: graph_params(&self.pipeline.generation),
             precision: precision_of(&self.base)?,
         };
-        let (mut encoder_optimizer, mut generator_optimizer) = (AdamW::new(adamw(config))?, AdamW::new(adamw(config))?);
-        let state = match found {
-            None => State::at_start(self.pipeline.generation.number()),
-            Some((folder, state)) => {
-                let trains = stages.get(state.stage).map(|stage| stage.trains).unwrap_or_default();
-                if trains.encoder() {
-                    restore(&folder, "encoder", self.pipeline.encoder.params(), &mut encoder_optimizer)?;
-                }
-                if trains.generator {
-                    restore(&folder, "generator", self.pipeline.generator.params(), &mut generator_optimizer)?;
-                }
-                if state.generation != self.pipeline.generation.number() {
-                    self.pipeline.generation = self.pipeline.corpus.generation(state.generation)?;
-                }
-                state
-            }
+        let (found, state) = match found {
+            None => (None, State::at_start(self.pipeline.generation.number())),
+            Some((folder, state)) => (Some(folder), state),
+        };
+        let selector = self.pipeline.selector.as_ref();
+        let holds = Holds {
+            adapter: self.pipeline.generator.lora().is_some(),
+            selector_adapter: selector.is_some_and(|selector| selector.generator.lora().is_some()),
+            ..Holds::default()
         };
         Ok(Trainer {
             config,
@@ -163,7 +204,7 @@ impl Session {
             evaluate_settings: EvaluateSettings {
                 top_k: config.top_k,
                 answer: AnswerSettings {
-                    reader: config.eval_reader(),
+                    reader: config.eval_reader()?,
                     beams: config.beams,
                     length_penalty: config.length_penalty,
                     temperature: config.temperature,
@@ -181,8 +222,16 @@ impl Session {
             lock: self.lock,
             ledger,
             state,
-            encoder_optimizer,
-            generator_optimizer,
+            encoder_optimizer: AdamW::new(adamw(config))?,
+            generator_optimizer: AdamW::new(adamw(config))?,
+            selector_optimizer: AdamW::new(adamw(config))?,
+            plan: self.plan,
+            store: Store::at(config.stages_folder()),
+            bases: self.bases,
+            selection: self.selection,
+            context: Context::default(),
+            holds,
+            found,
         })
     }
 }
@@ -217,42 +266,25 @@ pub fn prompt_limit(generator: &Generator, prompt: usize, answer: usize) -> Resu
     Ok(prompt)
 }
 
-fn refuse_shared(questions: &QuestionSet, eval_questions: &QuestionSet) -> Result<()> {
-    let training: std::collections::HashSet<&str> = questions.questions.iter().map(|q| q.id.as_str()).collect();
-    let shared: Vec<&str> =
-        eval_questions.questions.iter().map(|q| q.id.as_str()).filter(|id| training.contains(id)).collect();
-    match shared.first() {
-        None => Ok(()),
-        Some(first) => Err(Error::new(format!(
-            "{} evaluation questions are also training questions, the first is `{first}`",
-            shared.len()
-        ))
-        .hint("give a held-out set as `--eval-questions`; a score on training questions says nothing")),
-    }
+/// Refuses held-out questions that are trained on.
+fn refuse_shared(questions: &QuestionSet, held_out: &QuestionSet, what: &str, flag: &str) -> Result<()> {
+    let Some((count, first)) = shared(questions, held_out) else { return Ok(()) };
+    Err(Error::new(format!("{count} {what} questions are also training questions, the first is `{first}`"))
+        .hint(format!("give a held-out set as `{flag}`; a score on training questions says nothing")))
 }
 
-fn check_labels(questions: &QuestionSet, config: &TrainConfig, stages: &[Stage]) -> Result<()> {
-    let without_gold = questions.without_gold();
-    if without_gold > 0 && stages.iter().any(|stage| stage.needs_gold) {
-        return Err(Error::new(format!(
-            "`--strategy {}` needs a gold passage for every question; {without_gold} of {} in `{}` have none",
-            config.strategy,
-            questions.questions.len(),
-            config.questions.display()
-        ))
-        .hint("use `--strategy generator` or `--strategy joint`, which learn from answers alone"));
-    }
-    let without_answers = questions.without_answers();
-    if without_answers > 0 && stages.iter().any(|stage| !stage.needs_gold) {
-        return Err(Error::new(format!(
-            "`--strategy {}` learns from answers; {without_answers} of {} questions in `{}` have none",
-            config.strategy,
-            questions.questions.len(),
-            config.questions.display()
-        ))
-        .hint("remove those questions, or use `--strategy embedder`, which learns from gold passages alone"));
-    }
-    Ok(())
+/// Refuses selection questions that are reported: what was chosen by them looks better on them than it is.
+fn refuse_selected(selection: &QuestionSet, eval_questions: &QuestionSet) -> Result<()> {
+    let Some((count, first)) = shared(selection, eval_questions) else { return Ok(()) };
+    Err(Error::new(format!("{count} selection questions are also evaluation questions, the first is `{first}`"))
+        .hint("split them: what is chosen by questions must be reported on others"))
+}
+
+/// How many questions two sets have in common, and the first of them.
+fn shared<'q>(some: &QuestionSet, others: &'q QuestionSet) -> Option<(usize, &'q str)> {
+    let known: std::collections::HashSet<&str> = some.questions.iter().map(|q| q.id.as_str()).collect();
+    let shared: Vec<&str> = others.questions.iter().map(|q| q.id.as_str()).filter(|id| known.contains(id)).collect();
+    Some((shared.len(), *shared.first()?))
 }
 
 /// The graph settings a refresh uses: those of the generation the run began with.

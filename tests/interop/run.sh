@@ -47,7 +47,7 @@ answers() { # OUT FLAGS...
 step "train an encoder, and a generator whole and by adapter"
 "$ragtune" index build --corpus "$tiny/corpus.jsonl" --encoder "$root/fixtures/models/encoder" --out "$work/index" >/dev/null
 train "$work/encoder-run" embedder --lr-encoder 1e-3
-train "$work/lora-run" generator --lora-rank 4 --lora-alpha 12 --lora-targets q_proj,v_proj,down_proj --lr-generator 3e-3
+train "$work/lora-run" generator --lora-rank 4 --lora-alpha 6 --rslora --lora-dropout 0.05 --lora-targets q_proj,v_proj,down_proj --lr-generator 3e-3
 train "$work/whole-run" generator --lr-generator 1e-4
 
 step "(a) the encoder in sentence-transformers"

@@ -5,10 +5,12 @@
 
 mod bad_input;
 mod cli;
+mod comparing;
 mod contract;
 mod hub;
 mod interop;
 mod objectives;
+mod oracles;
 mod real;
 mod resume;
 mod support;

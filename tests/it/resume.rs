@@ -140,6 +140,39 @@ fn a_term_signal_writes_a_checkpoint_and_a_resumed_run_gives_the_same_bits() {
     assert!(ledger["wall_seconds"].as_f64().unwrap() > spent, "the first session's cost is kept");
 }
 
+/// Masks follow from seed and step alone: no state of them is kept, and none is missing.
+#[test]
+fn a_run_with_dropout_goes_on_with_the_same_bits() {
+    let folder = folder();
+    let dropping = |name: &str, dropout: &str| {
+        train("joint", base_index(), &folder.path().join(name))
+            .and(&["--steps", "6", "--checkpoint-every", "1", "--lr-encoder", "1e-3", "--lr-generator", "1e-3"])
+            .and(&["--lora-rank", "2", "--lora-dropout", "0.1", "--gradient-checkpointing"])
+            .with("--dropout", dropout)
+    };
+    let bits = |name: &str| {
+        let out = folder.path().join(name);
+        let record = json(&out.join("record.json"));
+        assert_eq!((&record["status"], &record["config"]["dropout"]), (&"finished".into(), &0.2.into()));
+        let weights = ["encoder/model.safetensors", "adapter/adapter_model.safetensors"];
+        let digests = weights.map(|file| digest(&out.join(file)));
+        (digests, std::fs::read_to_string(out.join("metrics.jsonl")).unwrap())
+    };
+    dropping("straight", "0.2").run().done();
+    let out = folder.path().join("killed");
+    let mut running = dropping("killed", "0.2").start();
+    assert!(running.until(|| steps(&out) >= 3), "the run ended before the moment came");
+    running.kill();
+    assert!(!out.join("scores-final.jsonl").exists(), "it was already over");
+    resume(&out).run().done();
+    assert_eq!(bits("killed"), bits("straight"));
+    assert_eq!(json(&out.join("adapter/adapter_config.json"))["lora_dropout"], 0.1);
+    // Without dropout it is another run.
+    dropping("none", "off").run().done();
+    let losses = |name: &str| lines(&folder.path().join(name).join("metrics.jsonl"))[0]["loss"].clone();
+    assert_ne!(losses("none"), losses("straight"));
+}
+
 #[test]
 fn a_finished_run_is_not_resumed() {
     let folder = folder();

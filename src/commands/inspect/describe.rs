@@ -1,5 +1,7 @@
 //! The text of `ragtune inspect`.
 
+use std::collections::BTreeMap;
+
 use super::inspected::{Inspected, Shape, SpecialToken};
 use crate::cost::units;
 
@@ -33,6 +35,7 @@ pub(super) fn describe(model: &Inspected) -> String {
         let normalised = if encoder.normalize { ", scaled to unit length" } else { "" };
         say("pooling", format!("{}{normalised}", encoder.pooling));
         say("prompts", format!("question {:?}, passage {:?}", encoder.question_prompt, encoder.passage_prompt));
+        say("dropout", shares(&encoder.dropout));
         if !encoder.unused.is_empty() {
             say("unused", encoder.unused.join(", "));
         }
@@ -41,12 +44,18 @@ pub(super) fn describe(model: &Inspected) -> String {
         let begin = generator.begin.map_or_else(|| "none".to_owned(), |id| id.to_string());
         say("positions", format!("{} tokens of prompt and answer", generator.max_positions));
         say("prompt", format!("{}; begins with token {begin}, ends with {:?}", generator.prompt, generator.end));
+        say("dropout", shares(&generator.dropout));
     }
     if let Some(adapter) = &model.adapter {
         let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
         let rank = known(adapter.rank.map(|rank| rank.to_string()));
         let alpha = known(adapter.alpha.map(|alpha| alpha.to_string()));
-        say("adapter", format!("rank {rank}, alpha {alpha}, on {} modules: {}", adapter.modules, adapter.targets));
+        let stabilised = if adapter.rank_stabilised == Some(true) { ", rank-stabilised" } else { "" };
+        say(
+            "adapter",
+            format!("rank {rank}, alpha {alpha}{stabilised}, on {} modules: {}", adapter.modules, adapter.targets),
+        );
+        say("dropout", format!("{} of its inputs in training", known(adapter.dropout.map(|share| share.to_string()))));
         say("base", known(adapter.base.clone()));
     }
     if let Some(tokenizer) = &model.tokenizer {
@@ -83,6 +92,13 @@ fn sizes(shape: &Shape) -> String {
     ];
     let known = all.iter().filter_map(|(name, size)| Some(format!("{name} {}", (*size)?)));
     known.collect::<Vec<_>>().join(", ")
+}
+
+/// What `--dropout config` would drop.
+fn shares(dropout: &BTreeMap<&'static str, f64>) -> String {
+    let all: Vec<String> =
+        dropout.iter().map(|(place, share)| format!("{} {share}", place.replace('_', " "))).collect();
+    format!("{} by config.json; training drops it with `--dropout config`", all.join(", "))
 }
 
 fn token_of(part: &str, token: Option<&SpecialToken>) -> String {

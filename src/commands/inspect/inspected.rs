@@ -76,6 +76,8 @@ pub(super) struct EncoderPart {
     pub(super) prompts: BTreeMap<String, String>,
     pub(super) modules: Vec<&'static str>,
     pub(super) unused: Vec<String>,
+    /// By place, the share that `--dropout config` drops in training.
+    pub(super) dropout: BTreeMap<&'static str, f64>,
 }
 
 /// What only a generator has.
@@ -87,6 +89,8 @@ pub(super) struct GeneratorPart {
     pub(super) prompt: &'static str,
     pub(super) begin: Option<u32>,
     pub(super) end: Vec<u32>,
+    /// By place, the share that `--dropout config` drops in training.
+    pub(super) dropout: BTreeMap<&'static str, f64>,
 }
 
 /// What only an adapter has.
@@ -94,6 +98,10 @@ pub(super) struct GeneratorPart {
 pub(super) struct AdapterPart {
     pub(super) rank: Option<u64>,
     pub(super) alpha: Option<f64>,
+    /// Share of its inputs that training dropped.
+    pub(super) dropout: Option<f64>,
+    /// Whether its scale is alpha / √rank.
+    pub(super) rank_stabilised: Option<bool>,
     pub(super) targets: Value,
     /// Modules with an adapter.
     pub(super) modules: usize,

@@ -184,3 +184,17 @@ fn wrong_next_tokens_are_refused_and_change_nothing() {
     assert!(decoding.advance(&[4, 100]).unwrap_err().to_string().contains("`100`"));
     assert_eq!((decoding.lengths(), values(&decoding.log_probs().unwrap())), ([2, 3].as_slice(), before));
 }
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn the_same_on_portable_layers() {
+    nn::portably(|| {
+        the_score_of_an_answer_is_the_sum_over_its_steps();
+        the_same_with_an_adapter();
+        what_is_kept_equals_reading_everything_again();
+        greedy_equals_transformers_token_for_token();
+        a_stop_token_ends_its_row_only_and_is_kept();
+        rows_stop_at_the_position_limit();
+        selected_rows_go_on_as_they_would_have();
+    });
+}

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::modern::{self, ModernBert};
 use crate::error::{Error, Result};
 use crate::models::batch::TokenBatch;
+use crate::models::dropout::Rates;
 use crate::models::generator::{self, Decoder};
 use crate::models::params::{Params, View};
 use crate::models::weights::Weights;
@@ -26,10 +27,12 @@ pub(super) struct Backbone {
 enum Network {
     Bert(Bert),
     Modern(ModernBert),
-    /// A language model, whose tokens see only what stands before them.
+    /// A language model, whose tokens see what stands before them, or, made to embed, both sides.
     Decoder(Box<Decoder>),
 }
 
+/// The key of a decoder whose tokens see both sides.
+const BOTH_SIDES: &str = "use_bidirectional_attention";
 /// Beginnings of the names of decoders' heads.
 static DECODER_HEADS: [&str; 3] = ["lm_head.", "embed_out.", "score."];
 /// Ends of the names of what some decoder checkpoints store although it follows from config.json.
@@ -67,14 +70,15 @@ impl Backbone {
         if !generator::SUPPORTED.contains(&model_type) {
             return Err(config.refused("model_type", &format!("one of: {}", supported().join(", "))));
         }
-        // Decoders made to look both ways.
-        if config.flag("use_bidirectional_attention", false)? {
-            return Err(config.refused("use_bidirectional_attention", "`false`"));
-        }
+        // Code of its own makes these look both ways, which transformers has not.
         if !config.flag("is_causal", true)? {
             return Err(config.refused("is_causal", "`true`"));
         }
         let (decoder, _) = Decoder::read(dir)?;
+        // What EmbeddingGemma has, and no other family.
+        if config.flag(BOTH_SIDES, false)? && decoder.config().causal {
+            return Err(config.refused(BOTH_SIDES, &format!("`false` in a `{model_type}`")));
+        }
         Ok(Network::Decoder(Box::new(decoder)))
     }
 
@@ -154,9 +158,30 @@ impl Backbone {
             Network::Modern(modern) => modern.attention_flops(tokens),
             Network::Decoder(decoder) => {
                 let config = decoder.config();
-                2.0 * (config.layers * config.query_width()) as f64 * tokens * tokens
+                let seen = if config.causal { 0.5 } else { 1.0 };
+                4.0 * seen * (config.layers * config.query_width()) as f64 * tokens * tokens
             }
         }
+    }
+
+    /// Dropout by config.json.
+    pub fn rates(&self) -> Rates {
+        match &self.network {
+            Network::Bert(bert) => bert.rates,
+            Network::Modern(modern) => modern.rates,
+            Network::Decoder(decoder) => decoder.rates(),
+        }
+    }
+
+    /// Numbers a token that dropout at these rates keeps in all layers: what went into it stays beside what came out.
+    pub fn dropped_numbers(&self, rates: Rates) -> f64 {
+        let width = |rate: Option<f64>, width: usize| if rate.unwrap_or(0.0) > 0.0 { width as f64 } else { 0.0 };
+        let inside = match &self.network {
+            Network::Modern(modern) => modern.intermediate,
+            Network::Bert(_) | Network::Decoder(_) => self.hidden(),
+        };
+        let of_layer = width(rates.attended, self.hidden()) + width(rates.feed_forward, inside);
+        width(rates.embedding, self.hidden()) + self.layers() as f64 * of_layer
     }
 
     /// Numbers a token that a layer keeps for its backward pass: inputs and results of projections, attention, norms, sums and

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::positions;
 use crate::error::Result;
 use crate::models::batch::TokenBatch;
+use crate::models::dropout::{Rates, Site};
 use crate::models::nn::{self, Activation, Attend};
 use crate::models::params::View;
 
@@ -30,6 +31,8 @@ pub(super) struct Family {
     segments: bool,
     places: Places,
     distance_bias: bool,
+    /// Whether what attention adds is dropped from, as what the feed-forward block adds is.
+    drops_attended: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,9 @@ struct Keys {
     activation: &'static str,
     /// `None` where it is fixed at 10⁻¹².
     eps: Option<&'static str>,
+    /// Of embeddings, and of what each block adds.
+    dropout: &'static str,
+    attention_dropout: &'static str,
 }
 
 const BERT_NAMES: Names = Names {
@@ -107,6 +113,8 @@ const BERT_KEYS: Keys = Keys {
     intermediate: "intermediate_size",
     activation: "hidden_act",
     eps: Some("layer_norm_eps"),
+    dropout: "hidden_dropout_prob",
+    attention_dropout: "attention_probs_dropout_prob",
 };
 
 const DISTILBERT_KEYS: Keys = Keys {
@@ -116,6 +124,8 @@ const DISTILBERT_KEYS: Keys = Keys {
     intermediate: "hidden_dim",
     activation: "activation",
     eps: None,
+    dropout: "dropout",
+    attention_dropout: "attention_dropout",
 };
 
 const BERT: Family = Family {
@@ -128,6 +138,7 @@ const BERT: Family = Family {
     segments: true,
     places: Places::FromStart,
     distance_bias: false,
+    drops_attended: true,
 };
 
 const ROBERTA: Family = Family {
@@ -171,6 +182,7 @@ pub(super) static FAMILIES: [Family; 6] = [
         names: &DISTILBERT_NAMES,
         keys: &DISTILBERT_KEYS,
         segments: false,
+        drops_attended: false,
         ..BERT
     },
 ];
@@ -201,6 +213,8 @@ pub(super) struct Bert {
     padding: Option<u32>,
     eps: f64,
     activation: Activation,
+    /// Dropout by config.json.
+    pub rates: Rates,
 }
 
 impl Bert {
@@ -239,6 +253,14 @@ impl Bert {
         if family.distance_bias && config.whole(BUCKETS_KEY, Some(positions::BUCKETS))? != positions::BUCKETS {
             return Err(config.refused(BUCKETS_KEY, &format!("`{}`", positions::BUCKETS)));
         }
+        // Absent they are 0.1 in transformers.
+        let hidden_dropout = Some(config.dropout(keys.dropout, 0.1)?);
+        let rates = Rates {
+            embedding: hidden_dropout,
+            attention: Some(config.dropout(keys.attention_dropout, 0.1)?),
+            attended: hidden_dropout.filter(|_| family.drops_attended),
+            feed_forward: hidden_dropout,
+        };
         Ok(Self {
             family,
             vocabulary: config.size("vocab_size", None)?,
@@ -251,6 +273,7 @@ impl Bert {
             padding,
             eps: keys.eps.map_or(Ok(1e-12), |key| config.positive(key, 1e-12))?,
             activation,
+            rates,
         })
     }
 
@@ -311,25 +334,27 @@ impl Bert {
         };
         let names = self.family.names;
         let scale = 1.0 / ((self.hidden / self.heads) as f64).sqrt();
-        let how = Attend::within(&batch.spans, self.heads, self.heads, scale);
+        let whole = Attend::within(&batch.spans, self.heads, self.heads, scale);
         let bias = match self.family.distance_bias {
             true => Some(positions::distance_bias(&view.get(DISTANCES)?, batch.spans.longest(), batch.ids.device())?),
             false => None,
         };
-        let mut x = norm(&self.embedded(view, batch)?, EMBEDDING_NORM)?;
+        let mut x = view.drop_from(norm(&self.embedded(view, batch)?, EMBEDDING_NORM)?, Site::Embedding, 0)?;
         for layer in 0..self.layers {
             let part = |name: &str| format!("{}.{layer}.{name}", names.layer);
             let q = view.linear(&x, &part(names.query))?;
             let k = view.linear(&x, &part(names.key))?;
             let v = view.linear(&x, &part(names.value))?;
+            let how = Attend { dropout: view.dropout(Site::Attention, layer)?, ..whole.clone() };
             let attended = match &bias {
                 Some(bias) => nn::attention_biased(&q, &k, &v, bias, &how)?,
                 None => nn::attention(&q, &k, &v, &how)?,
             };
             let attended = view.linear(&attended, &part(names.attended))?;
+            let attended = view.drop_from(attended, Site::Attended, layer)?;
             x = norm(&(attended + &x)?, &part(names.attended_norm))?;
             let inner = nn::activate(&view.linear(&x, &part(names.inner))?, self.activation)?;
-            let inner = view.linear(&inner, &part(names.outer))?;
+            let inner = view.drop_from(view.linear(&inner, &part(names.outer))?, Site::FeedForward, layer)?;
             x = norm(&(inner + &x)?, &part(names.outer_norm))?;
         }
         Ok(x)

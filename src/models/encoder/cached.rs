@@ -1,6 +1,6 @@
 //! Cached gradients (Gao et al., arXiv 2101.06983): vectors of a batch are computed in chunks whose inside is thrown away,
 //! and each chunk is computed again when the gradient of its vectors is known. A ranking loss then sees batches of any size
-//! in the memory of one chunk; the gradients are those of the whole batch.
+//! in the memory of one chunk; the gradients are those of the whole batch. Both passes over a chunk drop the same numbers.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ use super::Encoder;
 use crate::error::Result;
 use crate::models::Grad;
 use crate::models::checkpointing::seeded;
+use crate::models::dropout::Draw;
 
 /// Chunks whose backward pass is still to come.
 pub(super) struct Cache {
@@ -24,6 +25,8 @@ struct Chunk {
     sequences: Vec<Vec<u32>>,
     /// Tokens at the beginning of each that the pooling leaves out.
     prompt: usize,
+    /// What both passes draw from.
+    draw: Option<Draw>,
     /// Their vectors, as a leaf.
     vectors: Var,
 }
@@ -59,11 +62,11 @@ impl Encoder {
         let Some(cache) = &self.cache else { return Ok(0.0) };
         let mut again_flops = 0.0;
         let chunks = std::mem::take(&mut *cache.lock());
-        for Chunk { sequences, prompt, vectors } in chunks {
+        for Chunk { sequences, prompt, draw, vectors } in chunks {
             // Vectors on which the loss does not depend.
             let Some(dy) = gradients.remove(&vectors) else { continue };
             again_flops += self.forward_flops(&sequences.iter().map(Vec::len).collect::<Vec<_>>());
-            let again = self.forward_after(&sequences, prompt, self.params.view(Grad::On))?;
+            let again = self.forward_after(&sequences, prompt, self.params.view(Grad::On), draw)?;
             if again.track_op() {
                 gradients.extend(seeded(&again, dy)?.backward()?)?;
             }
@@ -72,16 +75,25 @@ impl Encoder {
     }
 
     /// The vectors of a pass with gradients; a batch that fits one chunk is computed as a whole.
-    pub(super) fn forward_in_chunks(&self, sequences: &[Vec<u32>], prompt: usize, cache: &Cache) -> Result<Tensor> {
+    pub(super) fn forward_in_chunks(
+        &self,
+        sequences: &[Vec<u32>],
+        prompt: usize,
+        cache: &Cache,
+        draw: Option<Draw>,
+    ) -> Result<Tensor> {
         let chunks = cut(sequences, cache.tokens);
         if chunks.len() < 2 {
-            return self.forward_after(sequences, prompt, self.params.view(Grad::On));
+            return self.forward_after(sequences, prompt, self.params.view(Grad::On), draw);
         }
-        let mut parts = Vec::with_capacity(chunks.len());
+        let (mut parts, mut first) = (Vec::with_capacity(chunks.len()), 0);
         for sequences in chunks {
-            let vectors = Var::from_tensor(&self.forward_after(sequences, prompt, self.params.view(Grad::Off))?)?;
+            let draw = draw.map(|draw| draw.beginning_at(first));
+            first += sequences.len();
+            let vectors = self.forward_after(sequences, prompt, self.params.view(Grad::Off), draw)?;
+            let vectors = Var::from_tensor(&vectors)?;
             parts.push(vectors.as_tensor().clone());
-            cache.lock().push(Chunk { sequences: sequences.to_vec(), prompt, vectors });
+            cache.lock().push(Chunk { sequences: sequences.to_vec(), prompt, draw, vectors });
         }
         Ok(Tensor::cat(&parts, 0)?)
     }
@@ -108,6 +120,7 @@ fn cut(sequences: &[Vec<u32>], tokens: usize) -> Vec<&[Vec<u32>]> {
 mod tests {
     use super::*;
     use crate::models::Role;
+    use crate::models::dropout::Dropping;
     use candle_core::Device;
     use std::path::Path;
 
@@ -118,25 +131,32 @@ mod tests {
         let texts =
             ["a short one", "what is the capital of france and who said so first", "rain", "the long and winding road"];
         let ids = encoder.tokenize(&texts, Role::Passage).unwrap().ids;
-        let gradients = |encoder: &Encoder| {
-            let vectors = encoder.forward_as(&ids, Role::Passage, Grad::On).unwrap();
+        let gradients = |encoder: &Encoder, draw: Option<Draw>| {
+            let vectors = match draw {
+                Some(draw) => encoder.forward_drawing(&ids, Role::Passage, draw).unwrap(),
+                None => encoder.forward_as(&ids, Role::Passage, Grad::On).unwrap(),
+            };
             let scores = vectors.matmul(&vectors.t().unwrap()).unwrap();
             let mut gradients = scores.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             encoder.finish_backward(&mut gradients).unwrap();
             (vectors.to_vec2::<f32>().unwrap(), gradients)
         };
-        let (whole, want) = gradients(&encoder);
-        encoder.set_chunks(Some(12));
-        let (parts, got) = gradients(&encoder);
-        // Not to the bit: products of few rows are added up in another order.
-        for (whole, parts) in whole.iter().flatten().zip(parts.iter().flatten()) {
-            assert!((whole - parts).abs() < 1e-6, "{whole} {parts}");
-        }
-        for (name, var) in encoder.params().trainable() {
-            let (want, got) = (want.get(var).unwrap(), got.get(var).unwrap());
-            let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-            let error = norm(&(got - want).unwrap());
-            assert!(error <= 1e-5 * norm(want) + 1e-6, "{name}: {error} of {}", norm(want));
+        encoder.set_dropout(Dropping::Share(0.3));
+        for draw in [None, Some(Draw::new(5).of(2))] {
+            encoder.set_chunks(None);
+            let (whole, want) = gradients(&encoder, draw);
+            encoder.set_chunks(Some(12));
+            let (parts, got) = gradients(&encoder, draw);
+            // Not to the bit: products of few rows are added up in another order.
+            for (whole, parts) in whole.iter().flatten().zip(parts.iter().flatten()) {
+                assert!((whole - parts).abs() < 1e-6, "{whole} {parts}");
+            }
+            for (name, var) in encoder.params().trainable() {
+                let (want, got) = (want.get(var).unwrap(), got.get(var).unwrap());
+                let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+                let error = norm(&(got - want).unwrap());
+                assert!(error <= 1e-5 * norm(want) + 1e-6, "{name}: {error} of {}", norm(want));
+            }
         }
         assert_eq!(format!("{:?}", encoder.cache.as_ref().unwrap()), "a cache of 0 chunks");
     }

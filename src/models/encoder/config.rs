@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
+use crate::models::dropout;
 
 /// One JSON file of a model folder. A key that is `null` counts as absent.
 #[derive(Clone, Debug)]
@@ -68,6 +69,12 @@ impl Config {
         let Some(value) = self.get(key) else { return Ok(default) };
         let usable = |number: &f64| number.is_finite() && *number > 0.0;
         value.as_f64().filter(usable).ok_or_else(|| self.refused(key, "a number above 0"))
+    }
+
+    /// A share that dropout may have, or `default`.
+    pub fn dropout(&self, key: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        dropout::checked(key, value.as_f64().ok_or_else(|| self.refused(key, "a number"))?)
     }
 
     /// `true` or `false`.

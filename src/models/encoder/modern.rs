@@ -7,6 +7,7 @@ use super::config::Config;
 use super::positions;
 use crate::error::Result;
 use crate::models::batch::TokenBatch;
+use crate::models::dropout::{Rates, Site};
 use crate::models::nn::{self, Activation, Attend};
 use crate::models::params::View;
 
@@ -45,6 +46,8 @@ pub(super) struct ModernBert {
     reach: usize,
     global_theta: f64,
     local_theta: f64,
+    /// Dropout by config.json.
+    pub rates: Rates,
 }
 
 impl ModernBert {
@@ -69,6 +72,7 @@ impl ModernBert {
             true => global_theta,
             false => config.positive("local_rope_theta", 10_000.0)?,
         };
+        let attention = Some(config.dropout("attention_dropout", 0.0)?);
         Ok(Self {
             vocabulary: config.size("vocab_size", None)?,
             hidden,
@@ -85,6 +89,13 @@ impl ModernBert {
             reach: config.whole("local_attention", Some(128))? / 2,
             global_theta,
             local_theta,
+            rates: Rates {
+                embedding: Some(config.dropout("embedding_dropout", 0.0)?),
+                attention,
+                // By the same key.
+                attended: attention,
+                feed_forward: Some(config.dropout("mlp_dropout", 0.0)?),
+            },
         })
     }
 
@@ -151,7 +162,8 @@ impl ModernBert {
         let global = positions::angles(&batch.positions, width, self.global_theta)?;
         let local = positions::angles(&batch.positions, width, self.local_theta)?;
 
-        let mut x = norm(&nn::embedding(&view.get(WORDS)?, &batch.ids)?, EMBEDDING_NORM)?;
+        let x = norm(&nn::embedding(&view.get(WORDS)?, &batch.ids)?, EMBEDDING_NORM)?;
+        let mut x = view.drop_from(x, Site::Embedding, 0)?;
         for layer in 0..self.layers {
             let part = |name: &str| format!("layers.{layer}.{name}");
             let (how, (cos, sin)) = if self.is_global(layer) { (&whole, &global) } else { (&near, &local) };
@@ -160,12 +172,15 @@ impl ModernBert {
             let fused = view.linear(&normed, &part("attn.Wqkv"))?;
             let q = nn::rope_packed(&fused.narrow(1, 0, d)?, self.heads, cos, sin)?;
             let k = nn::rope_packed(&fused.narrow(1, d, d)?, self.heads, cos, sin)?;
-            let attended = nn::attention(&q, &k, &fused.narrow(1, 2 * d, d)?, how)?;
-            x = (view.linear(&attended, &part("attn.Wo"))? + x)?;
+            let how = Attend { dropout: view.dropout(Site::Attention, layer)?, ..how.clone() };
+            let attended = nn::attention(&q, &k, &fused.narrow(1, 2 * d, d)?, &how)?;
+            let attended = view.linear(&attended, &part("attn.Wo"))?;
+            x = (view.drop_from(attended, Site::Attended, layer)? + x)?;
 
             let fused = view.linear(&norm(&x, &part("mlp_norm"))?, &part("mlp.Wi"))?;
             let (gate, up) = (fused.narrow(1, 0, inner)?, fused.narrow(1, inner, inner)?);
-            x = (view.linear(&nn::gated(&gate, &up, self.activation)?, &part("mlp.Wo"))? + x)?;
+            let inner = view.drop_from(nn::gated(&gate, &up, self.activation)?, Site::FeedForward, layer)?;
+            x = (view.linear(&inner, &part("mlp.Wo"))? + x)?;
         }
         norm(&x, FINAL_NORM)
     }

@@ -32,6 +32,6 @@ impl Rounded<'_> {
     /// The vectors of tokenized texts of one role, (B, D) f32; see [`Encoder::forward`].
     pub fn forward(&self, sequences: &[Vec<u32>], role: Role) -> Result<Tensor> {
         let prompt = self.encoder.left_out_of(role);
-        self.encoder.forward_after(sequences, prompt, self.encoder.params().view_rounded(&self.layers))
+        self.encoder.forward_after(sequences, prompt, self.encoder.params().view_rounded(&self.layers), None)
     }
 }

@@ -1,6 +1,7 @@
-//! The encoder against sentence-transformers (fixtures/golden/encoder.py, encoder_families.py, minilm.py), and the folders it
-//! must refuse.
+//! The encoder against sentence-transformers (fixtures/golden/encoder.py, encoder_families.py, minilm.py, dropout.py), and the
+//! folders it must refuse.
 
+mod dropout;
 mod families;
 mod folders;
 mod surroundings;
@@ -13,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::models::generator::golden::noise;
 use crate::models::{nn, weights};
 
 fn golden(file: &str) -> PathBuf {
@@ -197,15 +199,8 @@ fn ids_vectors_and_all_gradients_equal_sentence_transformers() {
     }
 }
 
-/// The noise of fixtures/golden/minilm.py: splitmix64 of k · 2⁴⁰ + i in [−1, 1).
 fn projection(k: u64, gradient: &[f64]) -> f64 {
-    let noise = |i: u64| {
-        let mut z = ((k << 40) + i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    };
-    gradient.iter().enumerate().map(|(i, value)| value * noise(i as u64)).sum()
+    gradient.iter().zip(noise(k)).map(|(value, noise)| value * noise).sum()
 }
 
 /// The folder of models beside the repository, or a message that the test was skipped.
@@ -332,4 +327,15 @@ fn flops_follow_the_formula() {
     assert_eq!(encoder.non_embedding_parameters(), weights);
     let of = |t: f64| 2.0 * weights as f64 * t + 4.0 * 2.0 * 24.0 * t * t;
     assert_eq!(encoder.forward_flops(&[3, 20]), of(3.0) + of(20.0));
+}
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn everything_is_the_same_on_portable_layers() {
+    nn::portably(|| {
+        ids_vectors_and_all_gradients_equal_sentence_transformers();
+        minilm_gives_the_vectors_and_gradients_of_sentence_transformers();
+        only_what_trains_gets_a_gradient();
+        training_a_clone_leaves_the_original_and_changes_the_fingerprint();
+    });
 }

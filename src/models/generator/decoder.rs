@@ -6,18 +6,22 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::config::GeneratorConfig;
+use super::config::{Family, GeneratorConfig};
 use super::network::Network;
+use super::reader::Reader;
 use super::rope::Rope;
 use crate::error::Result;
 use crate::models::batch::TokenBatch;
+use crate::models::dropout::{self, Rates};
 use crate::models::params::View;
 
-/// Configuration and rotary frequencies of a decoder.
+/// Configuration, rotary frequencies and dropout of a decoder.
 #[derive(Clone, Debug)]
 pub(in crate::models) struct Decoder {
     config: GeneratorConfig,
     rope: Rope,
+    // Not in the configuration, whose digest says what is computed: answers do not depend on it.
+    rates: Rates,
 }
 
 // What an encoder made from a decoder needs, and a generator reads off its configuration.
@@ -25,12 +29,18 @@ impl Decoder {
     /// Reads `config.json` of a model folder; the second part is the file as it stands, for saving.
     pub fn read(dir: &Path) -> Result<(Self, Value)> {
         let (config, raw) = GeneratorConfig::read(dir)?;
-        Ok((Self { rope: Rope::new(&config), config }, raw))
+        let rates = rates(config.family, &Reader::new(&raw))?;
+        Ok((Self { rope: Rope::new(&config), config, rates }, raw))
     }
 
     /// Its sizes and switches.
     pub fn config(&self) -> &GeneratorConfig {
         &self.config
+    }
+
+    /// Dropout by config.json.
+    pub fn rates(&self) -> Rates {
+        self.rates
     }
 
     pub(super) fn rope(&self) -> &Rope {
@@ -76,4 +86,22 @@ impl Decoder {
         let digest = blake3::hash(format!("{:?}", self.config).as_bytes()).to_hex();
         format!("{} {}", self.config.family.name(), &digest[..16])
     }
+}
+
+/// The dropout of a config.json, where transformers has it in the family; absent keys are 0 there.
+fn rates(family: Family, read: &Reader<'_>) -> Result<Rates> {
+    let rate = |key: &str| dropout::checked(key, read.number(key)?.unwrap_or(0.0)).map(Some);
+    let attention = Rates { attention: rate("attention_dropout")?, ..Rates::default() };
+    Ok(match family {
+        Family::GptNeoX => {
+            let hidden = rate("hidden_dropout")?;
+            Rates { embedding: hidden, attended: hidden, feed_forward: hidden, ..attention }
+        }
+        // Its `embd_pdrop` is in the file and used nowhere.
+        Family::Phi3 => {
+            let added = rate("resid_pdrop")?;
+            Rates { attended: added, feed_forward: added, ..attention }
+        }
+        _ => attention,
+    })
 }

@@ -1,7 +1,7 @@
 //! `config.json` of each family to sizes and switches, with the defaults that transformers has for absent keys.
 //!
-//! What a switch cannot say is refused by name: nothing is computed differently from what the file asks for. Dropout is
-//! the exception: training here goes without it, and answers do not depend on it.
+//! What a switch cannot say is refused by name: nothing is computed differently from what the file asks for. Dropout, on which
+//! answers do not depend, is read by `decoder`.
 
 mod layers;
 

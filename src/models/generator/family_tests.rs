@@ -136,3 +136,13 @@ fn masks_that_old_pythias_store_are_no_defect() {
     let error = Generator::load(root.path(), &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("attention.sinks"), "{error}");
 }
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn the_same_on_portable_layers() {
+    crate::models::nn::portably(|| {
+        the_states_of_a_decoder_are_what_the_output_layer_reads();
+        a_bare_decoder_that_sees_both_sides_equals_transformers();
+        what_lies_beyond_a_window_is_not_seen();
+    });
+}

@@ -1,11 +1,13 @@
-//! What the golden tests of generator, adapter and decoding share: fixtures written by fixtures/golden/generator.py and
-//! generator_families.py.
+//! What the golden tests of generator, adapter and decoding share: fixtures written by fixtures/golden/generator.py,
+//! generator_families.py and dropout.py.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
+use super::super::dropout::Draw;
 use super::super::nn::with_values;
 use super::super::params::Params;
 use super::super::weights::Weights;
@@ -127,4 +129,66 @@ pub fn assert_gradients(generator: &Generator, log_probs: &Tensor, golden: &mut 
 /// The bits of every weight, to see that nothing changed.
 pub fn bits(params: &Params) -> Vec<u32> {
     params.iter().flat_map(|(_, param)| values(&param.var)).map(f32::to_bits).collect()
+}
+
+/// What fixtures/golden/dropout.py says of a model in training.
+#[derive(Deserialize)]
+pub struct Trained {
+    /// Changed keys of its settings.
+    pub config: serde_json::Value,
+    /// The model under an adapter.
+    #[serde(default)]
+    pub base: String,
+    pass: u64,
+    log_probs: Vec<Vec<f32>>,
+    /// Norm and two projections of each gradient.
+    gradients: BTreeMap<String, [f64; 3]>,
+}
+
+impl Trained {
+    /// All of one kind by name.
+    pub fn read(kind: &str) -> BTreeMap<String, Self> {
+        let text = std::fs::read_to_string(fixture("dropout.json")).unwrap();
+        let mut all: serde_json::Value = serde_json::from_str(&text).unwrap();
+        serde_json::from_value(all[kind].take()).unwrap()
+    }
+
+    pub fn assert_equals(&self, name: &str, generator: &Generator, sequences: &[Scored]) {
+        let draw = Draw::new(17).of(3).of(self.pass);
+        let (log_probs, _) = generator.answer_log_probs_drawing(sequences, draw).unwrap();
+        for (found, expected) in log_probs.to_vec2::<f32>().unwrap().iter().zip(&self.log_probs) {
+            for (found, expected) in found.iter().zip(expected) {
+                let tolerance = 1e-5 * expected.abs().max(1.0);
+                assert!((found - expected).abs() <= tolerance, "{name}: {found}, transformers has {expected}");
+            }
+        }
+        let weights: Vec<f32> = hashed(log_probs.elem_count(), 7).map(|value| value as f32).collect();
+        let weights = Tensor::from_vec(weights, log_probs.shape(), &Device::Cpu).unwrap();
+        let mut store = (log_probs * weights).unwrap().sum_all().unwrap().backward().unwrap();
+        generator.finish_backward(&mut store).unwrap();
+        let trainable: Vec<&str> = generator.params().trainable().map(|(name, _)| name).collect();
+        assert!(self.gradients.keys().eq(trainable), "{name}: other tensors train");
+        for (key, [norm, projections @ ..]) in &self.gradients {
+            let gradient = store.get(&generator.params().get(key).unwrap().var);
+            let found = values(gradient.unwrap_or_else(|| panic!("{name}: no gradient of {key}")));
+            let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+            let own = found.iter().map(|value| value * value).sum::<f64>().sqrt();
+            assert!((own - norm).abs() <= 1e-4 * norm, "{name} {key}: norm {own}, transformers has {norm}");
+            for (k, expected) in projections.iter().enumerate() {
+                let projected: f64 = found.iter().zip(noise(k as u64)).map(|(value, noise)| value * noise).sum();
+                let off = (projected - expected).abs();
+                assert!(off <= 1e-4 * norm, "{name} {key}: projection {projected}, transformers has {expected}");
+            }
+        }
+    }
+}
+
+/// The noise of fixtures/golden/minilm.py: splitmix64 of k · 2⁴⁰ + i in [−1, 1).
+pub fn noise(k: u64) -> impl Iterator<Item = f64> {
+    (0u64..).map(move |i| {
+        let mut z = ((k << 40) + i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    })
 }

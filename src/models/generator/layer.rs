@@ -1,16 +1,18 @@
 //! One decoder layer: everything around attention, which the caller computes because it knows the sequences.
 //!
 //! N tokens, D hidden width, H query heads, Hk key and value heads, Dh head width. Which parts there are follows from the
-//! switches of the configuration.
+//! switches of the configuration. What a pass in training drops is settled when the weights are resolved.
 
 use candle_core::Tensor;
 
 use super::config::{FeedForward, GeneratorConfig, LayerKind, NormKind, QueryKeyValue};
+use super::projection::Projection;
 use super::rope::Tables;
 use crate::error::Result;
-use crate::models::lora::{self, Lora};
-use crate::models::nn::{self, Base};
-use crate::models::params::{Matrix, View};
+use crate::models::dropout::{Site, drop_from};
+use crate::models::lora::Lora;
+use crate::models::nn::{self, Dropout};
+use crate::models::params::View;
 
 /// The weights of one layer, variables or detached as the pass wants them.
 #[derive(Clone, Debug)]
@@ -24,6 +26,10 @@ pub(in crate::models) struct Layer {
     feed_forward: Block,
     /// Norms of what attention and the feed-forward block add.
     norms_after: Option<(Norm, Norm)>,
+    /// Of attention probabilities.
+    pub attention_dropout: Option<Dropout>,
+    attended_dropout: Option<Dropout>,
+    feed_forward_dropout: Option<Dropout>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +120,9 @@ impl Layer {
                 true => Some((norm(names.after_attention_norm)?, norm(names.after_feed_forward_norm)?)),
                 false => None,
             },
+            attention_dropout: view.dropout(Site::Attention, index)?,
+            attended_dropout: view.dropout(Site::Attended, index)?,
+            feed_forward_dropout: view.dropout(Site::FeedForward, index)?,
         })
     }
 
@@ -145,21 +154,37 @@ impl Layer {
         rows: Option<&Tensor>,
     ) -> Result<Tensor> {
         match rows {
-            Some(rows) => self.after_attention(config, &x.index_select(rows, 0)?, &mixed.index_select(rows, 0)?),
+            Some(rows) => {
+                let (x, mixed) = (x.index_select(rows, 0)?, mixed.index_select(rows, 0)?);
+                self.of_rows(&rows.to_vec1()?).after_attention(config, &x, &mixed)
+            }
             None => self.after_attention(config, x, &mixed),
+        }
+    }
+
+    /// The same layer for what follows attention on some of the rows of a batch, which keep their masks.
+    fn of_rows(&self, rows: &[u32]) -> Self {
+        let chosen = |dropout: &Option<Dropout>| dropout.as_ref().map(|dropout| dropout.of_rows(rows));
+        Self {
+            output: self.output.of_rows(rows),
+            feed_forward: self.feed_forward.of_rows(rows),
+            attended_dropout: chosen(&self.attended_dropout),
+            feed_forward_dropout: chosen(&self.feed_forward_dropout),
+            ..self.clone()
         }
     }
 
     /// The rest of the layer: hidden states (N, D) it began with and what attention mixed (N, H·Dh), to (N, D).
     pub fn after_attention(&self, config: &GeneratorConfig, x: &Tensor, mixed: &Tensor) -> Result<Tensor> {
-        let mut attended = self.output.forward(mixed)?;
+        let mut attended = drop_from(self.output.forward(mixed)?, self.attended_dropout.as_ref())?;
         if let Some((norm, _)) = &self.norms_after {
             attended = norm.forward(config, &attended)?;
         }
         let middle = (x + &attended)?;
         // Side by side, both blocks read what the layer began with.
         let read = if config.parallel { x } else { &middle };
-        let mut added = self.feed_forward.forward(config, &self.feed_forward_norm.forward(config, read)?)?;
+        let added = self.feed_forward.forward(config, &self.feed_forward_norm.forward(config, read)?)?;
+        let mut added = drop_from(added, self.feed_forward_dropout.as_ref())?;
         if let Some((_, norm)) = &self.norms_after {
             added = norm.forward(config, &added)?;
         }
@@ -190,6 +215,18 @@ impl Inputs {
 }
 
 impl Block {
+    fn of_rows(&self, rows: &[u32]) -> Self {
+        match self {
+            Self::Gated { gate, up, down } => {
+                Self::Gated { gate: gate.of_rows(rows), up: up.of_rows(rows), down: down.of_rows(rows) }
+            }
+            Self::GatedJoined { gate_up, down } => {
+                Self::GatedJoined { gate_up: gate_up.of_rows(rows), down: down.of_rows(rows) }
+            }
+            Self::Plain { up, down } => Self::Plain { up: up.of_rows(rows), down: down.of_rows(rows) },
+        }
+    }
+
     fn forward(&self, config: &GeneratorConfig, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Gated { gate, up, down } => {
@@ -202,36 +239,5 @@ impl Block {
             }
             Self::Plain { up, down } => down.forward(&nn::activate(&up.forward(x)?, config.activation)?),
         }
-    }
-}
-
-/// x·Wᵀ + b in whatever precision the pass has W, plus scale·(x·Aᵀ)·Bᵀ where an adapter sits on it.
-#[derive(Clone, Debug)]
-struct Projection {
-    matrix: Matrix,
-    adapter: Option<(Tensor, Tensor, f64)>,
-}
-
-impl Projection {
-    fn new(path: &str, view: View<'_>, lora: Option<&Lora>) -> Result<Self> {
-        let adapter = match lora.filter(|lora| lora.covers(path)) {
-            Some(lora) => Some((view.get(&lora::name_a(path))?, view.get(&lora::name_b(path))?, lora.config().scale())),
-            None => None,
-        };
-        Ok(Self { matrix: view.matrix(path)?, adapter })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Some((a, b, scale)) = &self.adapter else { return self.matrix.forward(x) };
-        let (base, bias) = match &self.matrix {
-            Matrix::Dense(weight, bias) if !weight.track_op() => (Base::Dense(weight.clone()), bias),
-            Matrix::Quantised(weight, bias) => (Base::Quantised(weight.clone()), bias),
-            // The matrix trains beside its adapter, or is rounded for a pass without gradients.
-            Matrix::Dense(..) | Matrix::Bf16(..) | Matrix::Int8(_) => {
-                let narrow = (nn::linear(x, a, None)? * *scale)?;
-                return Ok((self.matrix.forward(x)? + nn::linear(&narrow, b, None)?)?);
-            }
-        };
-        nn::adapted_linear(x, &base, bias.as_ref(), a, b, *scale)
     }
 }

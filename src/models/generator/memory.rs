@@ -41,7 +41,11 @@ impl Generator {
             Some(_) => layers * config.hidden as f64 + 1.25 * inside,
             None => layers * inside,
         };
-        F32 * tokens * kept + self.logit_bytes(targets)
+        // Where something is dropped, what went in stays beside what came out.
+        let [embedding, attended, feed_forward] = [self.rates.embedding, self.rates.attended, self.rates.feed_forward]
+            .map(|rate| if rate.unwrap_or(0.0) > 0.0 { config.hidden as f64 } else { 0.0 });
+        let dropped = embedding + (attended + feed_forward) * if self.tape().is_some() { 1.0 } else { layers };
+        F32 * tokens * (kept + dropped) + self.logit_bytes(targets)
     }
 
     /// Bytes of a pass without gradients over `tokens` tokens, `targets` of them of answers: the inside of one layer at a time.

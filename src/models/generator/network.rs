@@ -11,12 +11,12 @@ use super::config::GeneratorConfig;
 use super::decoder::Decoder;
 use super::layer::{Layer, Norm};
 use super::rope::{Place, Rope};
-use crate::error::{Error, Result};
-use crate::models::Grad;
+use crate::error::Result;
 use crate::models::batch::TokenBatch;
 use crate::models::checkpointing::Tape;
+use crate::models::dropout::{Site, drop_from};
 use crate::models::lora::Lora;
-use crate::models::nn::{self, Attend, Piece};
+use crate::models::nn::{self, Attend, Dropout, Piece};
 use crate::models::params::View;
 
 /// The weights of one forward pass, variables or detached as the pass wants them.
@@ -26,21 +26,14 @@ pub(in crate::models) struct Network {
     pub rope: Rope,
     pub layers: Vec<Layer>,
     embedding: Tensor,
+    embedding_dropout: Option<Dropout>,
     norm: Norm,
 }
 
 impl Network {
-    /// Resolves every weight by name.
-    ///
-    /// An adapter whose file asks for dropout is refused where gradients are wanted: training here has none.
+    /// Resolves every weight by name. Where the view drops something, the network is for one batch alone: the one whose
+    /// tokens the dropout counts.
     pub fn new(decoder: &Decoder, root: &str, view: View<'_>, lora: Option<&Lora>) -> Result<Self> {
-        if let Some(lora) = lora.filter(|lora| view.grad() == Grad::On && lora.config().dropout > 0.0) {
-            return Err(Error::new(format!(
-                "the adapter has dropout `{}`, but training here goes without: expected 0",
-                lora.config().dropout
-            ))
-            .hint("set `lora_dropout` to 0 in its adapter_config.json to go on training without"));
-        }
         let config = decoder.config();
         let layer = |index| Layer::new(config, index, root, view, lora);
         Ok(Self {
@@ -48,6 +41,7 @@ impl Network {
             rope: decoder.rope().clone(),
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
             embedding: view.get(&config.embedding_name(root))?,
+            embedding_dropout: view.dropout(Site::Embedding, 0)?,
             norm: Norm::new(config, &config.last_norm(root), view)?,
         })
     }
@@ -98,11 +92,12 @@ impl Network {
     /// What the first layer begins with: (N, D) of token ids (N).
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let x = nn::embedding(&self.embedding, ids)?;
-        match self.config.embedding_scale {
+        let x = match self.config.embedding_scale {
             // The factor is rounded to f32 first, as in transformers.
-            Some(scale) => Ok((x * f64::from(scale as f32))?),
-            None => Ok(x),
-        }
+            Some(scale) => (x * f64::from(scale as f32))?,
+            None => x,
+        };
+        drop_from(x, self.embedding_dropout.as_ref())
     }
 
     /// The last norm.
@@ -122,6 +117,7 @@ impl Network {
             // A window counts the token itself, `Attend` only the others.
             window: layer.kind.window.map(|window| window - 1),
             soft_cap: config.attention_soft_cap,
+            dropout: layer.attention_dropout.clone(),
         }
     }
 }

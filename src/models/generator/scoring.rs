@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::super::Grad;
 use super::super::batch::TokenBatch;
+use super::super::dropout::{Draw, Drops};
 use super::Generator;
 use crate::error::{Error, Result};
 
@@ -34,6 +35,16 @@ impl Generator {
     /// output layer. An answer without tokens, one without a prompt, and a sequence beyond [`Generator::max_positions`] are
     /// errors: the caller shortens prompts.
     pub fn answer_log_probs(&self, sequences: &[Scored], grad: Grad) -> Result<(Tensor, Tensor)> {
+        self.score(sequences, grad, None)
+    }
+
+    /// [`Generator::answer_log_probs`] with gradients in training: drops what [`Generator::set_dropout`] decided and what the
+    /// adapter's settings say, by the random numbers of `draw`. Layers that are computed twice drop the same both times.
+    pub fn answer_log_probs_drawing(&self, sequences: &[Scored], draw: Draw) -> Result<(Tensor, Tensor)> {
+        self.score(sequences, Grad::On, Some(draw))
+    }
+
+    fn score(&self, sequences: &[Scored], grad: Grad, draw: Option<Draw>) -> Result<(Tensor, Tensor)> {
         let positions = Positions::of(sequences)?;
         self.check_sequences(sequences.iter().map(|sequence| sequence.ids.as_slice()))?;
         let ids: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence.ids.clone()).collect();
@@ -41,7 +52,8 @@ impl Generator {
         let count = positions.targets.len();
         let rows = Tensor::from_vec(positions.rows, count, self.device())?;
         let targets = Tensor::from_vec(positions.targets, count, self.device())?;
-        let network = self.network(grad)?;
+        let drops = draw.map(|draw| Drops::new(draw, self.rates, &batch.spans));
+        let network = self.network_dropping(grad, drops.as_ref())?;
         let states = match self.tape().filter(|_| grad == Grad::On) {
             Some(tape) => network.states_on(&batch, Some(&rows), tape)?,
             None => network.states(&batch, Some(&rows), |_, _, _| Ok(()))?,

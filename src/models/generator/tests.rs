@@ -278,3 +278,14 @@ fn edit(dir: &Path, file: &str, change: impl Fn(&mut Value)) {
     change(&mut value);
     fs::write(path, value.to_string()).unwrap();
 }
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn every_family_is_the_same_on_portable_layers() {
+    crate::models::nn::portably(|| {
+        outputs_and_every_gradient_equal_transformers();
+        all_logits_equal_transformers();
+        scores_do_not_depend_on_the_rest_of_the_batch();
+        without_gradient_nothing_is_recorded();
+    });
+}

@@ -53,7 +53,6 @@ impl Generator {
 
     /// Puts a saved adapter on the generator and freezes everything else.
     ///
-    /// One that was trained with dropout can be used and merged; a pass that wants its gradients is refused.
     /// Settings of peft that change what an adapter computes and are not supported here are errors that name them, and so
     /// are missing, surplus, misshapen and non-finite tensors; the generator is then as before.
     pub fn load_adapter(&mut self, dir: &Path) -> Result<()> {

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
 use super::super::Grad;
+use super::super::dropout::Draw;
 use super::super::generator::Scored;
 use super::super::generator::golden::*;
 use super::super::weights::{self, Weights};
@@ -191,19 +192,53 @@ fn the_scale_is_rank_stabilised_where_asked_for() {
 }
 
 #[test]
-fn an_adapter_with_dropout_answers_but_does_not_train() {
-    let root = tempfile::tempdir().unwrap();
-    let dir = copy_with(root.path(), &|config, _| config["lora_dropout"] = json!(0.1));
+fn dropout_of_an_adapter_equals_peft_with_the_same_masks_and_answers_do_not_depend_on_it() {
+    let expected = Trained::read("adapters");
+    assert_eq!(expected.len(), 2);
+    for (name, case) in expected {
+        let root = tempfile::tempdir().unwrap();
+        let dir = copy_of(&name, root.path(), &|config, _| {
+            config.as_object_mut().unwrap().extend(case.config.as_object().unwrap().clone());
+        });
+        let sequences = Golden::read(&fixture(&name)).scored();
+        let (mut dropping, mut plain) = (load(&fixture(&case.base)), load(&fixture(&case.base)));
+        dropping.load_adapter(&dir).unwrap();
+        plain.load_adapter(&fixture(&name)).unwrap();
+        assert_eq!(values(&scores(&dropping, &sequences)), values(&scores(&plain, &sequences)));
+        for checkpointing in [false, true] {
+            dropping.set_checkpointing(checkpointing);
+            case.assert_equals(&name, &dropping, &sequences);
+        }
+        // With gradients but without a draw nothing is dropped either.
+        dropping.set_checkpointing(false);
+        let (kept, _) = dropping.answer_log_probs(&sequences, Grad::On).unwrap();
+        assert_eq!(values(&kept), values(&scores(&plain, &sequences)));
+        let draw = Draw::new(1);
+        let (kept, _) = plain.answer_log_probs_drawing(&sequences, draw).unwrap();
+        assert_eq!(values(&kept), values(&scores(&plain, &sequences)));
+        let saved = root.path().join("again");
+        dropping.save_adapter(&saved).unwrap();
+        let mut again = load(&fixture(&case.base));
+        again.load_adapter(&saved).unwrap();
+        assert_eq!(again.lora().unwrap().config().dropout, 0.25);
+    }
+}
+
+/// Beside a matrix that trains itself the adapter drops the same.
+#[test]
+fn dropout_beside_a_matrix_that_trains_is_that_beside_a_frozen_one() {
     let sequences = Golden::read(&fixture("lora/all-linear")).scored();
-    let (mut dropping, mut plain) = (base("tied"), base("tied"));
-    dropping.load_adapter(&dir).unwrap();
-    plain.load_adapter(&fixture("lora/all-linear")).unwrap();
-    assert_eq!(values(&scores(&dropping, &sequences)), values(&scores(&plain, &sequences)));
-    let error = dropping.answer_log_probs(&sequences, Grad::On).unwrap_err();
-    assert!(error.to_string().contains("dropout `0.1`"), "{error}");
-    assert!(error.find_hint().unwrap().contains("lora_dropout"));
-    dropping.merge_lora().unwrap();
-    dropping.answer_log_probs(&sequences, Grad::On).unwrap();
+    let mut generator = base("tied");
+    generator.load_adapter(&fixture("lora/all-linear")).unwrap();
+    generator.lora.as_mut().unwrap().config.dropout = 0.4;
+    let drawn = |generator: &Generator| generator.answer_log_probs_drawing(&sequences, Draw::new(3)).unwrap().0;
+    let frozen = drawn(&generator);
+    generator.params_mut().set_trainable(|_| true);
+    let trained = drawn(&generator);
+    assert_near("log-probabilities", &trained, &frozen, 1e-5);
+    assert_ne!(values(&frozen), values(&scores(&generator, &sequences)));
+    let store = trained.sum_all().unwrap().backward().unwrap();
+    assert!(generator.params().trainable().all(|(_, var)| store.get(var).is_some()));
 }
 
 #[test]
@@ -237,7 +272,7 @@ fn senseless_adapters_are_refused() {
     let plain = LoraConfig::default;
     refused(LoraConfig { rank: 0, ..plain() }, "rank is `0`");
     refused(LoraConfig { alpha: f64::NAN, ..plain() }, "alpha is `NaN`");
-    refused(LoraConfig { dropout: 0.1, ..plain() }, "dropout is `0.1`");
+    refused(LoraConfig { dropout: 1.0, ..plain() }, "dropout is `1`");
     refused(LoraConfig { targets: vec![], ..plain() }, "no target");
     refused(LoraConfig { targets: vec!["w_proj".to_owned()], ..plain() }, "`w_proj`");
 }
@@ -276,7 +311,11 @@ fn foreign_and_damaged_adapters_are_refused_by_name() {
 
 /// A copy of an adapter, changed before it is loaded.
 fn copy_with(root: &Path, change: &dyn Fn(&mut Value, &mut BTreeMap<String, Tensor>)) -> PathBuf {
-    let from = fixture("lora/all-linear");
+    copy_of("lora/all-linear", root, change)
+}
+
+fn copy_of(name: &str, root: &Path, change: &dyn Fn(&mut Value, &mut BTreeMap<String, Tensor>)) -> PathBuf {
+    let from = fixture(name);
     let mut config: Value =
         serde_json::from_str(&fs::read_to_string(from.join("adapter_config.json")).unwrap()).unwrap();
     let mut stored = Weights::read_file(&from.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
@@ -287,4 +326,15 @@ fn copy_with(root: &Path, change: &dyn Fn(&mut Value, &mut BTreeMap<String, Tens
     fs::write(root.join("adapter_config.json"), config.to_string()).unwrap();
     weights::write(&root.join("adapter_model.safetensors"), &tensors).unwrap();
     root.to_path_buf()
+}
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn the_same_on_portable_layers() {
+    crate::models::nn::portably(|| {
+        outputs_and_every_gradient_equal_peft();
+        a_new_adapter_changes_no_bit_of_the_output();
+        merged_equals_unmerged();
+        a_saved_adapter_is_the_same_one();
+    });
 }

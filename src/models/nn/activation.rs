@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{self, check, each_piece, each_piece_of_two, exp_of_negative, floats, gradient, sigmoid, simd};
+use super::portable;
 use crate::error::{Error, Result};
 
 /// An activation function.
@@ -54,6 +55,9 @@ impl Activation {
 /// The function of each number; any shape.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     check("activation", &[x])?;
+    if portable::is_portable(x) {
+        return Ok(portable::activate(x, activation)?);
+    }
     Ok(x.contiguous()?.apply_op1(activation)?)
 }
 
@@ -67,6 +71,9 @@ pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tenso
             gate.dims(),
             up.dims()
         )));
+    }
+    if portable::is_portable(gate) {
+        return Ok(portable::gated(gate, up, activation)?);
     }
     Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, activation)?)
 }

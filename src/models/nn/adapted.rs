@@ -3,11 +3,15 @@
 //! Written as separate layers, an adapted product keeps its plain output, the adapter's output and their sum for the backward
 //! pass. Here there is one output, to which the adapter's part is added in place.
 
+use std::borrow::Cow;
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{check, each_piece, floats, gradient, read_floats, wrong_shape};
+use super::dropout::{Dropout, refuse_on_device};
+use super::kernel::{check, each_piece, floats, gradient, read_floats, simd, wrong_shape};
 use super::linear::{self, add_to_rows};
 use super::matmul::{Target, View, multiply_on_all_cores};
+use super::portable;
 use super::quantised::Quantised;
 use crate::error::Result;
 
@@ -25,6 +29,14 @@ impl Base {
         match self {
             Base::Dense(weight) => weight.dims2().unwrap_or_default(),
             Base::Quantised(weight) => weight.dims(),
+        }
+    }
+
+    /// What a layer out of candle's operations takes for this input, where one is wanted.
+    fn portable(&self, x: &Tensor) -> Option<portable::Weights> {
+        match self {
+            Base::Dense(weight) => portable::is_portable(x).then(|| portable::Weights::Dense(weight.detach())),
+            Base::Quantised(weight) => weight.portable().cloned().map(portable::Weights::Frozen),
         }
     }
 
@@ -52,7 +64,8 @@ impl Base {
     }
 }
 
-/// x · Wᵀ + b + scale · (x · Aᵀ) · Bᵀ over the last dimension.
+/// x · Wᵀ + b + scale · (drop(x) · Aᵀ) · Bᵀ over the last dimension, with a row number of `dropout` for each row of x; without
+/// one nothing is dropped.
 ///
 /// `x` (..., In), `base` W (Out, In), `bias` b (Out), both frozen, `a` (r, In), `b` (Out, r); result (..., Out). Gradients to
 /// `x`, `a` and `b`.
@@ -63,6 +76,7 @@ pub fn adapted_linear(
     a: &Tensor,
     b: &Tensor,
     scale: f64,
+    dropout: Option<&Dropout>,
 ) -> Result<Tensor> {
     check("adapted linear", &[x, a, b])?;
     let (out, input) = base.dims();
@@ -74,16 +88,24 @@ pub fn adapted_linear(
         let expected = format!("(r, {input}) and ({out}, r)");
         return Err(wrong_shape("adapted linear", "an adapter", &[a.dims(), b.dims()].concat(), &expected));
     }
+    if let Some(dropout) = dropout.filter(|dropout| dropout.rows() * input != x.elem_count()) {
+        let expected = format!("{} rows of {input}, as many as have row numbers for dropout", dropout.rows());
+        return Err(wrong_shape("adapted linear", "input", x.dims(), &expected));
+    }
     let bias = match bias {
         Some(bias) if bias.dims() == [out] => Some(bias.detach().contiguous()?),
         Some(bias) => return Err(wrong_shape("adapted linear", "a bias", bias.dims(), &format!("({out})"))),
         None => None,
     };
+    if let Some(weights) = base.portable(x) {
+        refuse_on_device("of an adapter's input", dropout.is_some())?;
+        return Ok(portable::adapted_linear(x, weights, base.dims(), bias.as_ref(), (a, b), scale)?);
+    }
     let base = match base {
         Base::Dense(weight) => Base::Dense(weight.detach().contiguous()?),
         Base::Quantised(weight) => Base::Quantised(weight.clone()),
     };
-    let op = Adapted { base, bias, scale: scale as f32 };
+    let op = Adapted { base, bias, scale: scale as f32, dropout: dropout.cloned() };
     Ok(x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op)?)
 }
 
@@ -91,6 +113,23 @@ struct Adapted {
     base: Base,
     bias: Option<Tensor>,
     scale: f32,
+    dropout: Option<Dropout>,
+}
+
+impl Adapted {
+    /// scale · drop(x) · Aᵀ, (rows, r).
+    fn narrow(&self, x: &[f32], a: &[f32], input: usize, rank: usize) -> Vec<f32> {
+        let x = self.dropped(x, input);
+        product(matrix(&x, input), matrix(a, input).transposed(), x.len() / input, rank, self.scale)
+    }
+
+    /// Rows of x, or of its gradient, as the adapter sees them.
+    fn dropped<'a>(&self, x: &'a [f32], input: usize) -> Cow<'a, [f32]> {
+        match &self.dropout {
+            Some(dropout) => Cow::Owned(dropout.apply(x, input)),
+            None => Cow::Borrowed(x),
+        }
+    }
 }
 
 /// A dense matrix of rows of `columns` numbers.
@@ -103,6 +142,14 @@ fn product(a: View<'_>, b: View<'_>, rows: usize, columns: usize, factor: f32) -
     let mut y = vec![0f32; rows * columns];
     multiply_on_all_cores(Target::dense(&mut y, columns), a, b, factor, false);
     y
+}
+
+simd! {
+    fn add(to: &mut [f32], from: &[f32]) {
+        for (to, &from) in to.iter_mut().zip(from) {
+            *to += from;
+        }
+    }
 }
 
 impl CustomOp3 for Adapted {
@@ -123,7 +170,7 @@ impl CustomOp3 for Adapted {
         let (x, a, b) = (floats(name, x, xl)?, floats(name, a, al)?, floats(name, b, bl)?);
         let ((out, input), (rank, _)) = (self.base.dims(), al.shape().dims2()?);
         let mut y = self.base.multiply(x)?;
-        let narrow = product(matrix(x, input), matrix(a, input).transposed(), x.len() / input, rank, self.scale);
+        let narrow = self.narrow(x, a, input, rank);
         multiply_on_all_cores(
             Target::dense(&mut y, out),
             matrix(&narrow, rank),
@@ -160,24 +207,34 @@ impl CustomOp3 for Adapted {
                         let dx = match x.track_op() {
                             true => {
                                 let mut dx = self.base.multiply_transposed(dy)?;
-                                let to = Target::dense(&mut dx, input);
-                                multiply_on_all_cores(to, matrix(&dnarrow, rank), matrix(aw, input), 1.0, true);
+                                let (dnarrow, aw) = (matrix(&dnarrow, rank), matrix(aw, input));
+                                match &self.dropout {
+                                    None => {
+                                        multiply_on_all_cores(Target::dense(&mut dx, input), dnarrow, aw, 1.0, true)
+                                    }
+                                    Some(dropout) => {
+                                        let through = dropout.apply(&product(dnarrow, aw, rows, input, 1.0), input);
+                                        each_piece(&mut dx, input, |first, dx| {
+                                            add(dx, &through[first * input..first * input + dx.len()]);
+                                        });
+                                    }
+                                }
                                 gradient(dx, x.shape())?
                             }
                             false => None,
                         };
                         let da = match a.track_op() {
                             true => {
+                                let xs = self.dropped(xs, input);
                                 let da =
-                                    product(matrix(&dnarrow, rank).transposed(), matrix(xs, input), rank, input, 1.0);
+                                    product(matrix(&dnarrow, rank).transposed(), matrix(&xs, input), rank, input, 1.0);
                                 gradient(da, a.shape())?
                             }
                             false => None,
                         };
                         let db = match b.track_op() {
                             true => {
-                                let narrow =
-                                    product(matrix(xs, input), matrix(aw, input).transposed(), rows, rank, self.scale);
+                                let narrow = self.narrow(xs, aw, input, rank);
                                 gradient(
                                     product(matrix(dy, out).transposed(), matrix(&narrow, rank), out, rank, 1.0),
                                     b.shape(),
@@ -212,7 +269,7 @@ mod tests {
         ] {
             let narrow = (linear(&x, &a, None).unwrap() * 0.5).unwrap();
             let want = (linear(&x, &weight, Some(&bias)).unwrap() + linear(&narrow, &b, None).unwrap()).unwrap();
-            let got = adapted_linear(&x, &base, Some(&bias), &a, &b, 0.5).unwrap();
+            let got = adapted_linear(&x, &base, Some(&bias), &a, &b, 0.5, None).unwrap();
             assert!(norm(&(&got - &want).unwrap()) < 1e-6 * norm(&want));
             let grads = |y: Tensor| (y * &r).unwrap().sum_all().unwrap().backward().unwrap();
             let (got, want) = (grads(got), grads(want));
@@ -221,7 +278,7 @@ mod tests {
                 assert!(norm(&(got - want).unwrap()) < 1e-5 * norm(want), "{name}");
             }
         }
-        let error = adapted_linear(&x, &Base::Dense(weight), None, &b, &a, 1.0).unwrap_err();
+        let error = adapted_linear(&x, &Base::Dense(weight), None, &b, &a, 1.0, None).unwrap_err();
         assert!(error.to_string().contains("(r, 64)"), "{error}");
     }
 }

@@ -3,15 +3,18 @@
 //! Every sequence and head is a job of its own that reads queries, keys and values where the projections left them and
 //! writes its result there too: nothing is padded, transposed or copied. Queries are taken in blocks, so that no more than
 //! `BLOCK` rows of scores exist at a time, and a block meets only the keys that one of its queries can see: a causal mask
-//! halves the work instead of hiding it. Probabilities are computed again in the backward pass instead of being kept.
+//! halves the work instead of hiding it. Probabilities, and which of them are dropped in training, are computed again in the
+//! backward pass instead of being kept.
 
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
+use super::dropout::{self, Dropout, multiply as multiply_by};
 use super::kernel::{check, exp_of_negative, gradient, largest, simd, sum_by, sum_by_two, wrong_shape};
 use super::matmul::{Shared, Target, View, multiply};
+use super::portable;
 use crate::error::{Error, Result};
 use crate::models::batch::Spans;
 
@@ -45,18 +48,20 @@ pub struct Attend {
     pub window: Option<usize>,
     /// Scores s become cap · tanh(s / cap) (Gemma 2, arXiv 2408.00118).
     pub soft_cap: Option<f64>,
+    /// Which probabilities are dropped: one row number for each row of `q`, and a mask of its own for each head.
+    pub dropout: Option<Dropout>,
 }
 
 impl Attend {
     /// Every token sees all tokens of its own sequence; set the other fields as the model wants them.
     pub fn within(spans: &Spans, heads: usize, key_heads: usize, scale: f64) -> Self {
         let pieces = (0..spans.len()).map(|i| Piece { queries: spans.range(i), keys: spans.range(i) }).collect();
-        Self { pieces, heads, key_heads, scale, causal: false, window: None, soft_cap: None }
+        Self { pieces, heads, key_heads, scale, causal: false, window: None, soft_cap: None, dropout: None }
     }
 
     /// Keys seen by query `i` of a piece.
     #[inline(always)]
-    fn seen(&self, i: usize, piece: &Piece) -> Range<usize> {
+    pub(super) fn seen(&self, i: usize, piece: &Piece) -> Range<usize> {
         let (queries, keys) = (piece.queries.len(), piece.keys.len());
         // One more than the query's own place; 0 for queries before the first key.
         let place = (i + 1 + keys).saturating_sub(queries);
@@ -76,6 +81,10 @@ impl Attend {
 /// that sees no key, and one in no piece, gets 0. Gradients to all three.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
     let (op, q, k, v) = Attention::new(q, k, v, how, None)?;
+    if portable::is_portable(&q) {
+        dropout::refuse_on_device("of attention probabilities", how.dropout.is_some())?;
+        return Ok(portable::attention((&q, &k, &v), None, how, op.shared_keys)?);
+    }
     Ok(q.apply_op3(&k, &v, op)?)
 }
 
@@ -95,6 +104,10 @@ pub fn attention_biased(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor, how: 
         return Err(Error::new("attention with a bias got other keys than queries, expected whole sequences"));
     }
     let (op, q, k, v) = Attention::new(q, k, v, how, Some(side))?;
+    if portable::is_portable(&q) {
+        dropout::refuse_on_device("of attention probabilities", how.dropout.is_some())?;
+        return Ok(portable::attention((&q, &k, &v), Some(bias), how, op.shared_keys)?);
+    }
     // An operation takes three tensors: keys and values go as one, the values after the keys.
     Ok(q.apply_op3(&Tensor::cat(&[&k, &v], 0)?, &bias.contiguous()?, op)?)
 }
@@ -157,6 +170,10 @@ struct Scratch {
     scores: Vec<f32>,
     capped: Vec<f32>,
     ds: Vec<f32>,
+    /// Factors of dropped and kept probabilities.
+    factors: Vec<f32>,
+    /// Probabilities times their factors, where the probabilities themselves are needed too.
+    dropped: Vec<f32>,
     seen: Vec<Range<usize>>,
 }
 
@@ -225,6 +242,12 @@ impl Attention {
             )));
         }
         let (mut next, rows, keys) = (0, q.dims()[0], k.dims()[0]);
+        if let Some(dropout) = how.dropout.as_ref().filter(|dropout| dropout.rows() != rows) {
+            return Err(Error::new(format!(
+                "attention got row numbers for the dropout of {} rows, expected {rows}",
+                dropout.rows()
+            )));
+        }
         for piece in &how.pieces {
             let Piece { queries, keys: seen } = piece;
             if queries.start < next || queries.end > rows || queries.is_empty() || seen.end > keys || seen.is_empty() {
@@ -310,6 +333,21 @@ impl Attention {
         keys
     }
 
+    /// Fills `factors` with those of the probabilities of the queries `block` of a piece over `keys`; whether any are dropped.
+    fn factors(
+        &self,
+        piece: &Piece,
+        head: usize,
+        block: Range<usize>,
+        keys: Range<usize>,
+        factors: &mut Vec<f32>,
+    ) -> bool {
+        let Some(dropout) = &self.how.dropout else { return false };
+        let first = piece.queries.start;
+        dropout.of_scores(head, first + block.start..first + block.end, keys, factors);
+        true
+    }
+
     fn key_head(&self, head: usize) -> usize {
         head / (self.how.heads / self.how.key_heads)
     }
@@ -334,6 +372,9 @@ impl Attention {
                     let keys = self.probabilities(a, piece, head, block.clone(), scratch);
                     if keys.is_empty() {
                         continue;
+                    }
+                    if self.factors(piece, head, block.clone(), keys.clone(), &mut scratch.factors) {
+                        multiply_by(&mut scratch.scores, &scratch.factors);
                     }
                     let p = View::new(&scratch.scores, 0, block.len(), keys.len(), keys.len());
                     let v = a.v.head(piece.keys.start + keys.start, keys.len(), key_head, width);
@@ -365,7 +406,14 @@ impl Attention {
                     let (rows, columns) = (block.len(), keys.len());
                     let (query, key) = (piece.queries.start + block.start, piece.keys.start + keys.start);
                     let dy = dy.head(query, rows, head, width);
-                    let p = View::new(&scratch.scores, 0, rows, columns, columns);
+                    let drops = self.factors(piece, head, block.clone(), keys.clone(), &mut scratch.factors);
+                    let Scratch { scores, dropped, factors, .. } = scratch;
+                    if drops {
+                        dropped.clear();
+                        dropped.extend_from_slice(scores);
+                        multiply_by(dropped, factors);
+                    }
+                    let p = View::new(if drops { dropped } else { scores }, 0, rows, columns, columns);
                     let at_key = key * k_stride + key_head * width;
                     if let Some(dv) = to.dv {
                         // SAFETY: keys of pieces are disjoint (checked before), and a key head of a piece has one job.
@@ -377,6 +425,9 @@ impl Attention {
                     scratch.ds.resize(rows * columns, 0.0);
                     let v = a.v.head(key, columns, key_head, width);
                     multiply(Target::dense(&mut scratch.ds, columns), dy, v.transposed(), 1.0, false);
+                    if drops {
+                        multiply_by(&mut scratch.ds, &scratch.factors);
+                    }
                     soften_backward(&scratch.scores, &mut scratch.ds, columns);
                     if let Some(cap) = self.how.soft_cap {
                         let cap = cap as f32;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{check, floats, gradient, read_floats, simd, with_values, wrong_shape};
+use super::kernel::{check, check_on_cpu, floats, gradient, read_floats, simd, with_values, wrong_shape};
 use super::tiles::{LANES, Part, TILE_BLOCKS, TILE_ROWS, each_job};
 use crate::error::Result;
 
@@ -30,7 +30,7 @@ impl fmt::Debug for Bf16Matrix {
 impl Bf16Matrix {
     /// Rounds `weight` (Out, In), f32. Without `gradients` the product has no backward pass and takes half the memory.
     pub fn new(weight: &Tensor, gradients: bool) -> Result<Self> {
-        check("bf16 weights", &[weight])?;
+        check_on_cpu("bf16 weights", weight)?;
         let (out, input) = match weight.dims() {
             &[out, input] if out > 0 && input > 0 => (out, input),
             got => return Err(wrong_shape("bf16 weights", "a weight", got, "(out, in)")),

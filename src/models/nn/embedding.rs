@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{check, check_ids, each_piece, floats, gradient, ids, read_floats, read_ids, wrong_shape};
+use super::portable;
 use crate::error::{Error, Result};
 
 /// The rows of `table` (V, D) named by `ids` u32 (N), or of any other shape: (N, D).
@@ -14,6 +15,9 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     check_ids("embedding", ids)?;
     let ids = ids.contiguous()?;
     check_range("embedding", table, &ids)?;
+    if portable::is_portable(table) {
+        return Ok(portable::embedding(table, &ids)?);
+    }
     Ok(table.contiguous()?.apply_op2(&ids, Embedding)?)
 }
 
@@ -41,6 +45,9 @@ pub fn bert_embedding(
     }
     if ids.dims() != places.dims() {
         return Err(wrong_shape("bert_embedding", "places", places.dims(), &format!("{:?}", ids.dims())));
+    }
+    if portable::is_portable(word) {
+        return Ok(portable::bert_embedding(word, position, segment, ids, places)?);
     }
     let read = |ids: &Tensor| read_ids(&ids.contiguous()?, <[u32]>::to_vec);
     let op = BertEmbedding { ids: read(ids)?, places: read(places)? };

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{check, simd, with_values, wrong_shape};
+use super::kernel::{check, check_on_cpu, simd, with_values, wrong_shape};
 use super::tiles::{LANES, Part, TILE_BLOCKS, TILE_ROWS, each_job};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -33,7 +33,7 @@ pub struct Int8Matrix {
 impl Int8Matrix {
     /// Rounds `weight` (Out, In), f32; `bias` (Out) stays f32.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        check("int8 weights", &[weight])?;
+        check_on_cpu("int8 weights", weight)?;
         let (out, input) = match weight.dims() {
             &[out, input] if out > 0 && input > 0 => (out, input),
             got => return Err(wrong_shape("int8 weights", "a weight", got, "(out, in)")),

@@ -230,10 +230,10 @@ pub(super) fn ids<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout
     }
 }
 
-/// Hands the values of an f32 tensor on the CPU, in row-major order, to `read`.
+/// Hands the values of an f32 tensor, in row-major order, to `read`; from another device they are copied.
 pub fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
     check("reading values", &[tensor])?;
-    Ok(read_floats(&tensor.contiguous()?, read)?)
+    Ok(read_floats(&tensor.to_device(&Device::Cpu)?.contiguous()?, read)?)
 }
 
 /// [`with_values`] inside a backward pass, where the checks were made by the forward pass.
@@ -245,8 +245,9 @@ pub(super) fn read_floats<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) ->
     }
 }
 
-/// The ids of a contiguous u32 tensor on the CPU, as they are needed by a backward pass.
+/// The ids of a contiguous u32 tensor; from another device they are copied.
 pub(super) fn read_ids<R>(tensor: &Tensor, read: impl FnOnce(&[u32]) -> R) -> CandleResult<R> {
+    let tensor = tensor.to_device(&Device::Cpu)?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => Ok(read(ids("reading ids", storage, layout)?)),
@@ -259,10 +260,9 @@ pub(super) fn gradient(values: Vec<f32>, shape: &Shape) -> CandleResult<Option<T
     Ok(Some(Tensor::from_vec(values, shape, &Device::Cpu)?))
 }
 
-/// Refuses what the layers cannot compute: another type than f32, another device than the CPU.
+/// Refuses what the layers cannot compute: another type than f32.
 pub(super) fn check(op: &str, tensors: &[&Tensor]) -> Result<()> {
     for tensor in tensors {
-        check_device(op, tensor)?;
         if tensor.dtype() != DType::F32 {
             return Err(Error::new(format!("{op} got a tensor of type `{:?}`, expected f32", tensor.dtype())));
         }
@@ -270,21 +270,22 @@ pub(super) fn check(op: &str, tensors: &[&Tensor]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses ids that are not u32 on the CPU.
+/// Refuses ids that are not u32.
 pub(super) fn check_ids(op: &str, tensor: &Tensor) -> Result<()> {
-    check_device(op, tensor)?;
     if tensor.dtype() != DType::U32 {
         return Err(Error::new(format!("{op} got ids of type `{:?}`, expected u32", tensor.dtype())));
     }
     Ok(())
 }
 
-fn check_device(op: &str, tensor: &Tensor) -> Result<()> {
+/// Refuses what a layer that is written for the CPU alone cannot compute: another type than f32, another device.
+pub(super) fn check_on_cpu(op: &str, tensor: &Tensor) -> Result<()> {
+    check(op, &[tensor])?;
     if tensor.device().is_cpu() {
         return Ok(());
     }
     Err(Error::new(format!("{op} got a tensor on `{:?}`, expected the CPU", tensor.device().location()))
-        .hint("use `--device cpu`: the layers of this version are written for the CPU"))
+        .hint("leave `--precision` out, or use `--device cpu`"))
 }
 
 /// The error of a wrong shape.

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResu
 
 use super::kernel::{check, column_sums, each_piece, floats, gradient, read_floats, simd, wrong_shape};
 use super::matmul::{Target, View, multiply_on_all_cores};
+use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{skinny, tiles::each_job};
 use crate::error::Result;
@@ -20,6 +21,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     };
     if x.dims().last() != Some(&input) || x.elem_count() == 0 {
         return Err(wrong_shape("linear", "input", x.dims(), &format!("(..., {input})")));
+    }
+    if portable::is_portable(x) && bias.is_none_or(|bias| bias.dims() == [out]) {
+        return Ok(portable::linear(x, weight, bias)?);
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let Some(bias) = bias else {

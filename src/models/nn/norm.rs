@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as
 use super::kernel::{
     check, column_sums, each_piece, floats, gradient, read_floats, rows_of, simd, sum_by, sum_by_two, wrong_shape,
 };
+use super::portable;
 use crate::error::Result;
 
 /// (x − mean) / √(variance + eps) · weight + bias over the last dimension (Ba et al., arXiv 1607.06450); biased variance.
@@ -23,6 +24,9 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) 
             return Err(wrong_shape("layer_norm", what, tensor.dims(), &format!("({width})")));
         }
     }
+    if portable::is_portable(x) {
+        return Ok(portable::layer_norm(x, weight, bias, eps)?);
+    }
     let op = LayerNorm { eps: eps as f32 };
     Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
 }
@@ -36,6 +40,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if weight.dims() != [width] {
         return Err(wrong_shape("rms_norm", "a weight", weight.dims(), &format!("({width})")));
     }
+    if portable::is_portable(x) {
+        return Ok(portable::rms_norm(x, weight, eps)?);
+    }
     Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps: eps as f32 })?)
 }
 
@@ -45,6 +52,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 pub fn l2_normalize(x: &Tensor, eps: f64) -> Result<Tensor> {
     check("l2_normalize", &[x])?;
     rows_of("l2_normalize", x)?;
+    if portable::is_portable(x) {
+        return Ok(portable::l2_normalize(x, eps)?);
+    }
     Ok(x.contiguous()?.apply_op1(L2Normalize { eps: eps as f32 })?)
 }
 

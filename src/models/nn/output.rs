@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::kernel::{check, check_ids, floats, gradient, read_floats, read_ids, wrong_shape};
 use super::matmul::{Target, View, multiply_on_all_cores};
+use super::portable;
 use super::softmax::{log_prob_backward, log_prob_forward};
 use crate::error::{Error, Result};
 
@@ -30,9 +31,13 @@ pub fn linear_log_prob(x: &Tensor, weight: &Tensor, targets: &Tensor, soft_cap: 
     if targets.dims() != [rows] {
         return Err(wrong_shape("linear_log_prob", "targets", targets.dims(), &format!("({rows})")));
     }
-    let targets = read_ids(&targets.contiguous()?, <[u32]>::to_vec)?;
+    let ids = targets.contiguous()?;
+    let targets = read_ids(&ids, <[u32]>::to_vec)?;
     if let Some((row, id)) = targets.iter().enumerate().find(|&(_, &id)| id as usize >= vocabulary) {
         return Err(Error::new(format!("target `{id}` of row {row} is outside the vocabulary of {vocabulary}")));
+    }
+    if portable::is_portable(x) {
+        return Ok(portable::linear_log_prob(x, weight, &ids, soft_cap)?);
     }
     let op = LinearLogProb { targets, soft_cap: soft_cap.map(|cap| cap as f32) };
     Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, op)?)

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use super::kernel::{check, floats, gradient, read_floats, wrong_shape};
+use super::portable;
 use crate::error::Result;
 use crate::models::batch::Spans;
 
@@ -30,6 +31,9 @@ pub fn pool(x: &Tensor, spans: &Spans, how: Pool) -> Result<Tensor> {
     let tokens = spans.tokens();
     if !matches!(x.dims(), &[rows, width] if rows == tokens && width > 0) || spans.lengths().any(|length| length == 0) {
         return Err(wrong_shape("pooling", "a tensor", x.dims(), &format!("({tokens}, width), no sequence empty")));
+    }
+    if portable::is_portable(x) {
+        return Ok(portable::pool(x, spans, how)?);
     }
     Ok(x.contiguous()?.apply_op1(Pooling { how, spans: spans.clone() })?)
 }

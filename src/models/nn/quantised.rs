@@ -13,6 +13,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult,
 use super::bf16::Bf16Matrix;
 use super::kernel::{check, floats, gradient, read_floats, wrong_shape};
 use super::matmul::{Target, View, multiply_on_all_cores};
+use super::portable::{self, Frozen};
 use crate::error::{Error, Result};
 
 /// How a frozen weight is kept.
@@ -80,6 +81,8 @@ enum Store {
     Blocks(Arc<QTensor>),
     /// Multiplied as it is.
     Bf16(Bf16Matrix),
+    /// Not on the CPU.
+    Portable(Frozen),
 }
 
 impl fmt::Debug for Quantised {
@@ -107,6 +110,7 @@ impl Quantised {
         }
         let weight = weight.detach().contiguous()?;
         let weight = match format {
+            _ if portable::is_portable(&weight) => Store::Portable(Frozen::new(&weight, format.dtype())?),
             Format::Bf16 => Store::Bf16(Bf16Matrix::new(&weight, true)?),
             _ => Store::Blocks(Arc::new(QTensor::quantize(&weight, format.dtype())?)),
         };
@@ -128,6 +132,7 @@ impl Quantised {
         match &self.weight {
             Store::Blocks(weight) => weight.storage_size_in_bytes(),
             Store::Bf16(weight) => weight.bytes(),
+            Store::Portable(weight) => weight.bytes(),
         }
     }
 
@@ -136,6 +141,7 @@ impl Quantised {
         match &self.weight {
             Store::Blocks(weight) => Ok(weight.dequantize(&Device::Cpu)?),
             Store::Bf16(weight) => weight.widened(),
+            Store::Portable(weight) => Ok(weight.widened()?),
         }
     }
 
@@ -144,6 +150,7 @@ impl Quantised {
         match &self.weight {
             Store::Blocks(weight) => visit(&weight.data()?),
             Store::Bf16(weight) => weight.visit_bytes(visit),
+            Store::Portable(weight) => weight.visit_bytes(visit)?,
         }
         Ok(())
     }
@@ -157,6 +164,7 @@ impl Quantised {
         let y = match &self.weight {
             Store::Blocks(weight) => x.contiguous()?.apply_op1(Product { weight: Arc::clone(weight) })?,
             Store::Bf16(weight) => return weight.forward(x, bias),
+            Store::Portable(weight) => portable::frozen_linear(x, weight, self.dims)?,
         };
         match bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
@@ -166,11 +174,20 @@ impl Quantised {
 }
 
 impl Quantised {
+    /// Where it is not on the CPU: what candle multiplies by.
+    pub(super) fn portable(&self) -> Option<&Frozen> {
+        match &self.weight {
+            Store::Portable(weight) => Some(weight),
+            Store::Blocks(_) | Store::Bf16(_) => None,
+        }
+    }
+
     /// x (rows, In) to (rows, Out).
     pub(super) fn multiply(&self, x: &[f32]) -> CandleResult<Vec<f32>> {
         match &self.weight {
             Store::Blocks(weight) => multiply(weight, x, false),
             Store::Bf16(weight) => Ok(weight.multiply(x)),
+            Store::Portable(_) => candle_core::bail!("{self:?}: expected a weight on the CPU"),
         }
     }
 
@@ -179,6 +196,7 @@ impl Quantised {
         match &self.weight {
             Store::Blocks(weight) => multiply(weight, dy, true),
             Store::Bf16(weight) => weight.multiply_transposed(dy),
+            Store::Portable(_) => candle_core::bail!("{self:?}: expected a weight on the CPU"),
         }
     }
 }

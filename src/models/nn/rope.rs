@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{check, each_piece, floats, gradient, read_floats, wrong_shape};
+use super::portable;
 use crate::error::Result;
 
 /// Rotates each pair (x_i, x_{i+R/2}) of a head by the angle of its token and frequency (Su et al., arXiv 2104.09864):
@@ -22,6 +23,9 @@ pub fn rope_packed(x: &Tensor, heads: usize, cos: &Tensor, sin: &Tensor) -> Resu
         if !fits || table.dims() != cos.dims() {
             return Err(wrong_shape("rope", what, table.dims(), &format!("({tokens}, at most {})", width / 2)));
         }
+    }
+    if portable::is_portable(x) {
+        return Ok(portable::rope_packed(x, heads, &cos.detach(), &sin.detach())?);
     }
     Ok(x.contiguous()?.apply_op3(
         &cos.detach().contiguous()?,

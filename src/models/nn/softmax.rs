@@ -6,6 +6,7 @@ use super::kernel::{
     check, check_ids, each_piece, exp_of_negative, floats, gradient, ids, largest, read_floats, read_ids, rows_of,
     simd, sum_by, sum_by_two, wrong_shape,
 };
+use super::portable;
 use crate::error::{Error, Result};
 
 /// exp(x) / Σ exp(x) over the last dimension; entries −∞ get 0, a row of nothing but −∞ gets NaN, as in PyTorch.
@@ -43,12 +44,22 @@ pub fn log_prob_of(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     if let Some((row, id)) = beyond {
         return Err(Error::new(format!("target `{id}` of row {row} is outside the vocabulary of {width}")));
     }
+    if portable::is_portable(logits) {
+        return Ok(portable::log_prob_of(logits, &targets)?);
+    }
     Ok(logits.contiguous()?.apply_op2(&targets, LogProbOf)?)
 }
 
 fn of_rows(x: &Tensor, op: Rows) -> Result<Tensor> {
     check(op.name(), &[x])?;
     rows_of(op.name(), x)?;
+    if portable::is_portable(x) {
+        return Ok(match op {
+            Rows::Softmax => portable::softmax(x)?,
+            Rows::LogSoftmax => portable::log_softmax(x)?,
+            Rows::LogSumExp => portable::log_sum_exp(x)?,
+        });
+    }
     Ok(x.contiguous()?.apply_op1(op)?)
 }
 

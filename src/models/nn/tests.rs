@@ -85,7 +85,7 @@ fn golden() -> HashMap<String, Tensor> {
 }
 
 #[test]
-fn every_layer_and_its_gradients_equal_pytorch() {
+pub(super) fn every_layer_and_its_gradients_equal_pytorch() {
     let all = golden();
     let case = |name| Case { all: &all, name };
     case("linear").agrees(&["x", "weight", "bias"], |a| linear(&a[0], &a[1], Some(&a[2])));
@@ -136,7 +136,7 @@ fn every_layer_and_its_gradients_equal_pytorch() {
 }
 
 #[test]
-fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
+pub(super) fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
     let all = golden();
     for (name, heads) in [("rope", 3), ("rope_part", 2)] {
         let case = Case { all: &all, name };
@@ -146,7 +146,7 @@ fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
 }
 
 #[test]
-fn attention_equals_pytorch_under_every_mask() {
+pub(super) fn attention_equals_pytorch_under_every_mask() {
     let all = golden();
     let scale = 1.0 / 6f64.sqrt();
     let whole =
@@ -181,8 +181,64 @@ fn attention_equals_pytorch_under_every_mask() {
     });
 }
 
+/// The masks of fixtures/golden/dropout.py, which hashes by itself.
 #[test]
-fn keys_that_pieces_share_are_read_but_get_no_gradient() {
+fn dropout_equals_pytorch_with_the_same_masks() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden/dropout.safetensors");
+    let all = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let case = |name| Case { all: &all, name };
+    let rows = |lengths: &[(u64, u64)]| -> std::sync::Arc<[u64]> {
+        lengths.iter().flat_map(|&(sequence, length)| (0..length).map(move |at| (sequence << 32) | at)).collect()
+    };
+    let some = Dropout::new(0.3, (1 << 63) + 5, rows(&[(0, 5), (3, 4)])).unwrap();
+    case("dropout").agrees(&["x"], |a| dropout(&a[0], &some));
+    // Of any rank: rows are rows.
+    let cube = |x: &Tensor| x.reshape((3, 3, 37));
+    let flat = |x: Tensor| x.reshape((9, 37));
+    case("dropout").agrees(&["x"], |a| Ok(flat(dropout(&cube(&a[0])?, &some)?)?));
+
+    let scale = 1.0 / 6f64.sqrt();
+    let attend = |lengths: &[usize], heads, key_heads, key, rate| {
+        let numbered: Vec<(u64, u64)> = lengths.iter().enumerate().map(|(i, &n)| (i as u64, n as u64)).collect();
+        let dropout = Dropout::new(rate, key, rows(&numbered)).unwrap();
+        Attend { dropout: Some(dropout), ..Attend::within(&Spans::of_lengths(lengths), heads, key_heads, scale) }
+    };
+    let sliding = attend(&[9, 4], 4, 1, 8, 0.4);
+    for (name, how) in [
+        ("dropped_plain", attend(&[7, 3], 3, 3, 7, 0.25)),
+        ("dropped_sliding", Attend { causal: true, window: Some(3), soft_cap: Some(2.0), ..sliding }),
+        ("dropped_blocks", Attend { causal: true, window: Some(70), scale: 0.3, ..attend(&[150, 20], 2, 1, 9, 0.1) }),
+    ] {
+        case(name).agrees(&["q", "k", "v"], |a| attention(&a[0], &a[1], &a[2], &how));
+    }
+    let how = attend(&[7, 3], 2, 2, 10, 0.3);
+    case("dropped_biased").agrees_as_a_whole(&["q", "k", "v", "bias"], &|a: &[Tensor]| {
+        attention_biased(&a[0], &a[1], &a[2], &a[3], &how)
+    });
+    // A sequence by itself drops what it drops among others, when it keeps its number.
+    let (q, k, v) = (noise(1, &[10, 18]), noise(2, &[10, 18]), noise(3, &[10, 18]));
+    let whole = attention(&q, &k, &v, &attend(&[7, 3], 3, 3, 7, 0.25)).unwrap();
+    let dropout = Some(Dropout::new(0.25, 7, rows(&[(1, 3)])).unwrap());
+    let alone = Attend { dropout, ..Attend::within(&Spans::of_lengths(&[3]), 3, 3, scale) };
+    let [q, k, v] = [q, k, v].map(|x| x.narrow(0, 7, 3).unwrap());
+    assert_close("alone", &attention(&q, &k, &v, &alone).unwrap(), &whole.narrow(0, 7, 3).unwrap(), 1e-6);
+    let error = attention(&q, &k, &v, &attend(&[2], 3, 3, 7, 0.25)).unwrap_err();
+    assert!(error.to_string().contains("2 rows, expected 3"), "{error}");
+
+    let adapter = case("dropped_adapter");
+    let (weight, bias) = (adapter.tensor("weight"), adapter.tensor("bias"));
+    let dropped = Dropout::new(0.35, 11, rows(&[(0, 5), (3, 4)])).unwrap();
+    let adapted = |a: &[Tensor], dropout: &Dropout| {
+        adapted_linear(&a[0], &Base::Dense(weight.clone()), Some(&bias), &a[1], &a[2], 0.5, Some(dropout))
+    };
+    adapter.agrees(&["x", "a", "b"], |a| adapted(a, &dropped));
+    let tensors = ["x", "a", "b"].map(|name| adapter.tensor(name));
+    let error = adapted(&tensors, &dropped.of_rows(&[1, 2])).unwrap_err();
+    assert!(error.to_string().contains("2 rows of 32"), "{error}");
+}
+
+#[test]
+pub(super) fn keys_that_pieces_share_are_read_but_get_no_gradient() {
     let x = Var::from_tensor(&noise(9, &[4, 6])).unwrap();
     let pieces = vec![Piece { queries: 0..1, keys: 0..3 }, Piece { queries: 1..2, keys: 0..3 }];
     let how = Attend { pieces, ..Attend::within(&Spans::of_lengths(&[]), 2, 2, 1.0) };
@@ -221,7 +277,7 @@ fn sums_over_many_pieces_are_right_and_repeat_bit_for_bit() {
 }
 
 #[test]
-fn infinite_logits_give_probability_nought_and_not_nan() {
+pub(super) fn infinite_logits_give_probability_nought_and_not_nan() {
     let x = Tensor::new(&[[f32::NEG_INFINITY, 0., 1.], [f32::NEG_INFINITY; 3]], &Device::Cpu).unwrap();
     let log = log_sum_exp(&x).unwrap().to_vec1::<f32>().unwrap();
     assert!((log[0] - 1.313_261_7).abs() < 1e-6 && log[1] == f32::NEG_INFINITY, "{log:?}");
@@ -233,7 +289,7 @@ fn infinite_logits_give_probability_nought_and_not_nan() {
 }
 
 #[test]
-fn what_cannot_be_computed_is_refused_by_name() {
+pub(super) fn what_cannot_be_computed_is_refused_by_name() {
     let device = Device::Cpu;
     let f32s = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device).unwrap();
     let refused = |result: Result<Tensor>, part: &str| {

@@ -97,7 +97,7 @@ pub fn convert(path: &Path, storage: Storage) -> Result<()> {
     write_as(path, &tensors, storage)
 }
 
-/// One f32 tensor as safetensors wants to see it: bytes are made when it is written, one tensor at a time.
+/// One f32 tensor on the CPU as safetensors wants to see it: bytes are made when it is written, one tensor at a time.
 struct Stored {
     tensor: Tensor,
     storage: Storage,
@@ -105,7 +105,7 @@ struct Stored {
 
 impl Stored {
     fn of(name: &str, tensor: &Tensor, storage: Storage) -> Result<Self> {
-        let tensor = tensor.contiguous()?;
+        let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
         // Read once here, where an error can be told, so that `data` below cannot fail.
         let largest = crate::models::nn::with_values(&tensor, |values| {
             values.iter().filter(|value| value.is_finite()).fold(0f32, |largest, value| largest.max(value.abs()))

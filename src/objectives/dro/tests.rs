@@ -1,4 +1,4 @@
-use candle_core::Var;
+use candle_core::{Device, Var};
 
 use super::*;
 

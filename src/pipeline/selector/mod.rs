@@ -170,10 +170,7 @@ impl Selector {
     }
 
     fn assemble(model: &Path, own: &Path, candidates: usize, format: Option<Format>, device: &Device) -> Result<Self> {
-        let mut generator = Generator::load(model, device)?;
-        if let Some(format) = format {
-            generator.quantise(format)?;
-        }
+        let generator = Generator::load_as(model, device, format)?;
         // An adapter trained from a model folder with a template of its own carries a copy; either is enough.
         let own = if own.join(PROMPT_FILE).is_file() { own } else { model };
         let prompt = SelectorPrompt::of_folder(model, own, &generator)?;

@@ -8,7 +8,8 @@ use crate::models::Grad;
 use crate::models::generator::Branched;
 
 /// What a list's probability is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Scoring {
     /// Every token among those that may follow: a distribution over ordered choices of K passages. Its own sampling
     /// distribution.

@@ -27,7 +27,7 @@ pub struct Candidates {
 
 impl Candidates {
     /// Fills rows up to the longest with copies of their first passage, which the mask leaves out.
-    pub fn new(mut rows: Vec<Vec<u32>>) -> Result<Self> {
+    pub fn new(mut rows: Vec<Vec<u32>>, device: &Device) -> Result<Self> {
         let longest = rows.iter().map(Vec::len).max().unwrap_or_default();
         let mut mask = Vec::with_capacity(rows.len() * longest);
         for row in &mut rows {
@@ -35,7 +35,7 @@ impl Candidates {
             mask.extend((0..longest).map(|k| f32::from(u8::from(k < row.len()))));
             row.resize(longest, first);
         }
-        let mask = Tensor::from_vec(mask, (rows.len(), longest), &Device::Cpu)?;
+        let mask = Tensor::from_vec(mask, (rows.len(), longest), device)?;
         Ok(Self { rows, mask })
     }
 
@@ -77,8 +77,8 @@ impl Step<'_> {
         let (b, c) = (chosen.len(), candidates.len());
         Ok(BatchScores {
             scores: questions.matmul(&passages.t()?)?,
-            gold: Tensor::from_vec(gold, b, &Device::Cpu)?,
-            excluded: Tensor::from_vec(excluded, (b, c), &Device::Cpu)?,
+            gold: Tensor::from_vec(gold, b, self.pipeline.encoder.device())?,
+            excluded: Tensor::from_vec(excluded, (b, c), self.pipeline.encoder.device())?,
         })
     }
 
@@ -123,11 +123,11 @@ impl Step<'_> {
             }
             rows.push(row);
         }
-        let candidates = Candidates::new(rows)?;
+        let candidates = Candidates::new(rows, self.pipeline.encoder.device())?;
         let width = candidates.mask.dim(1)?;
         let gold: Vec<f32> =
             counts.iter().flat_map(|count| (0..width).map(move |c| f32::from(u8::from(c < *count)))).collect();
-        let gold = Tensor::from_vec(gold, (counts.len(), width), &Device::Cpu)?;
+        let gold = Tensor::from_vec(gold, (counts.len(), width), self.pipeline.encoder.device())?;
         Ok((candidates, gold))
     }
 
@@ -148,12 +148,12 @@ impl Step<'_> {
             rows.push(self.ordinals(question, ids, "scored passage")?);
             scores.push(question.teacher_scores.iter().map(|(_, score)| *score).collect::<Vec<f32>>());
         }
-        let candidates = Candidates::new(rows)?;
+        let candidates = Candidates::new(rows, self.pipeline.encoder.device())?;
         let shape = candidates.mask.dims2()?;
         for row in &mut scores {
             row.resize(shape.1, 0.0);
         }
-        Ok((candidates, Tensor::from_vec(scores.concat(), shape, &Device::Cpu)?))
+        Ok((candidates, Tensor::from_vec(scores.concat(), shape, self.pipeline.encoder.device())?))
     }
 
     /// The gold passages of a question, in the file's order; at least one.
@@ -203,9 +203,9 @@ mod tests {
 
     #[test]
     fn rows_are_filled_up_and_masked() {
-        let candidates = Candidates::new(vec![vec![4, 7, 1], vec![9]]).unwrap();
+        let candidates = Candidates::new(vec![vec![4, 7, 1], vec![9]], &Device::Cpu).unwrap();
         assert_eq!(candidates.rows(), [vec![4, 7, 1], vec![9, 9, 9]]);
         assert_eq!(candidates.mask().to_vec2::<f32>().unwrap(), [[1.0; 3], [1.0, 0.0, 0.0]]);
-        assert!(Candidates::new(vec![vec![1], vec![]]).is_err());
+        assert!(Candidates::new(vec![vec![1], vec![]], &Device::Cpu).is_err());
     }
 }

@@ -10,11 +10,12 @@
 mod attention;
 mod candidates;
 mod observed;
+mod remember;
 mod retrieve;
 mod score;
 mod selected;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
@@ -24,6 +25,8 @@ use super::Pipeline;
 use super::memo::Memo;
 use crate::cost::Ledger;
 use crate::data::Question;
+use crate::models::Grad;
+use crate::models::dropout::Draw;
 use crate::models::encoder::Encoder;
 use crate::strategies::Trains;
 
@@ -68,6 +71,9 @@ pub struct Step<'a> {
     question_vectors: Option<Tensor>,
     retrieved: Option<Vec<Vec<u32>>>,
     passages: BTreeMap<u32, Passage>,
+    /// What passes with gradients draw their dropout from, and how many have.
+    draw: Option<Draw>,
+    drawn: Cell<u64>,
     selected: selected::Selected,
     /// What was seen on the way.
     pub observed: Observed,
@@ -95,6 +101,8 @@ impl<'a> Step<'a> {
             question_vectors: None,
             retrieved: None,
             passages: BTreeMap::new(),
+            draw: None,
+            drawn: Cell::new(0),
             selected: selected::Selected::default(),
             observed: Observed::default(),
         }
@@ -129,6 +137,17 @@ impl<'a> Step<'a> {
         }
         self.memo = memo.filter(|_| !self.trains.generator);
         self
+    }
+
+    /// The same step in training: passes over parts that train drop what their models are set to, by these random numbers.
+    pub fn drawing(self, draw: Draw) -> Self {
+        Self { draw: Some(draw), ..self }
+    }
+
+    /// What the next pass draws from; nothing where it has no gradients.
+    fn draw(&self, grad: Grad) -> Option<Draw> {
+        let draw = self.draw.filter(|_| grad == Grad::On)?;
+        Some(draw.of(self.drawn.replace(self.drawn.get() + 1)))
     }
 
     /// The parts that this step trains.

@@ -1,6 +1,6 @@
 //! Finding passages, and vectors of both sides: live where their side trains, stored otherwise.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ragtune_index::Trust;
 
 use super::{Candidates, Step};
@@ -22,7 +22,7 @@ impl Step<'_> {
 
     /// The K passages of each question, best first.
     pub fn retrieved(&mut self) -> Result<Candidates> {
-        Candidates::new(self.retrieved_ordinals()?)
+        Candidates::new(self.retrieved_ordinals()?, self.pipeline.encoder.device())
     }
 
     /// The same as ordinals: those the caller gave, else the nearest in the current generation. Their texts are read.
@@ -108,7 +108,7 @@ impl Step<'_> {
         for ordinal in ordinals {
             stored.extend_from_slice(self.pipeline.generation.vector(*ordinal)?);
         }
-        Ok(Tensor::from_vec(stored, (ordinals.len(), d), &Device::Cpu)?)
+        Ok(Tensor::from_vec(stored, (ordinals.len(), d), self.pipeline.encoder.device())?)
     }
 
     /// (N, D) vectors of passages given by ordinal by some encoder; each distinct one is embedded once.
@@ -125,7 +125,7 @@ impl Step<'_> {
         let vectors = self.embed(encoder, &texts, Role::Passage, grad)?;
         let rows: Vec<u32> =
             ordinals.iter().map(|ordinal| distinct.binary_search(ordinal).unwrap_or_default() as u32).collect();
-        let rows = Tensor::from_vec(rows, (1, ordinals.len()), &Device::Cpu)?;
+        let rows = Tensor::from_vec(rows, (1, ordinals.len()), vectors.device())?;
         Ok(nn::embedding(&vectors, &rows)?.squeeze(0)?)
     }
 
@@ -144,7 +144,10 @@ impl Step<'_> {
         if grad == Grad::On {
             self.observed.encoder_flops += flops;
         }
-        encoder.forward_as(&tokenized.ids, role, grad)
+        match self.draw(grad) {
+            Some(draw) => encoder.forward_drawing(&tokenized.ids, role, draw),
+            None => encoder.forward_as(&tokenized.ids, role, grad),
+        }
     }
 }
 

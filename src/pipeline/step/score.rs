@@ -1,10 +1,6 @@
 //! How likely the generator finds the answers: after each passage alone, after all of them, after all but one.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::rc::Rc;
-
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ragtune_index::Passage;
 
 use super::observed::is_flat;
@@ -14,7 +10,6 @@ use crate::data::Question;
 use crate::error::{Error, Result};
 use crate::models::Grad;
 use crate::models::generator::{Generator, Scored};
-use crate::pipeline::memo::{Key, Known, Memo};
 use crate::pipeline::prompt::{Prompt, PromptIds};
 
 /// One prompt to score the answer of a question after: row number of the question, passages in the order they are read.
@@ -91,66 +86,12 @@ impl Step<'_> {
         self.remembered(memo, asked, &span)
     }
 
-    /// [`Step::log_probs`] of a frozen generator, taken from the memo where it knows them; prompts that occur twice are
-    /// computed once.
-    fn remembered(&mut self, memo: &RefCell<Memo>, asked: &[Asked], span: &Span) -> Result<(Tensor, Tensor)> {
-        let keys: Vec<Key> = asked.iter().map(|asked| self.key(asked)).collect::<Result<_>>()?;
-        let mut known: HashMap<Key, Rc<Known>> = {
-            let memo = memo.borrow();
-            keys.iter().filter_map(|key| Some((*key, memo.get(key)?))).collect()
-        };
-        let (mut new, mut sequences, mut truncated) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, asked) in keys.iter().zip(asked) {
-            if !known.contains_key(key) && !new.contains(key) {
-                let (sequence, cut) = self.sequence(asked)?;
-                new.push(*key);
-                sequences.push(sequence);
-                truncated.push(cut);
-            }
-        }
-        if !new.is_empty() {
-            let rows = self.score(&sequences, Grad::Off, span)?.0.to_vec2::<f32>()?;
-            let mut memo = memo.borrow_mut();
-            for (((key, sequence), truncated), mut row) in new.iter().zip(&sequences).zip(&truncated).zip(rows) {
-                row.truncate(sequence.answer_length());
-                let value = Rc::new(Known::new(row, sequence.ids.len(), *truncated));
-                self.observed.memo.misses += 1;
-                self.observed.memo.refused += u64::from(!memo.keep(*key, &value));
-                known.insert(*key, value);
-            }
-        }
-        let mut rows = Vec::with_capacity(keys.len());
-        for key in &keys {
-            let value = known.get(key).ok_or_else(|| Error::new("a likelihood was neither known nor computed"))?;
-            self.observed.truncated_prompts += u64::from(value.truncated);
-            // The first row of a prompt that was computed now is no saving; every other row is.
-            match new.iter().position(|computed| computed == key) {
-                Some(position) => {
-                    new.swap_remove(position);
-                }
-                None => {
-                    let flops = self.pipeline.generator.forward_flops(&[value.tokens], value.log_probs.len());
-                    self.observed.memo.hits += 1;
-                    self.observed.memo.tokens += value.tokens as u64;
-                    self.observed.memo.flops += flops;
-                }
-            }
-            rows.push(Rc::clone(value));
-        }
-        padded(&rows)
-    }
-
-    fn key(&self, asked: &Asked) -> Result<Key> {
-        let question = self.question(asked.question)?;
-        Ok(Key::of(&question.id, &question.question, first_answer(question)?, &asked.passages, &self.settings))
-    }
-
-    fn question(&self, row: usize) -> Result<&Question> {
+    pub(super) fn question(&self, row: usize) -> Result<&Question> {
         self.questions.get(row).copied().ok_or_else(|| Error::new("a prompt belongs to no question of the batch"))
     }
 
     /// Prompt and answer, and whether a passage was shortened.
-    fn sequence(&mut self, asked: &Asked) -> Result<(Scored, bool)> {
+    pub(super) fn sequence(&mut self, asked: &Asked) -> Result<(Scored, bool)> {
         let (prompt, sequence) = self.prompt_and_answer(asked.question, &asked.passages)?;
         Ok((sequence, prompt.truncated))
     }
@@ -173,13 +114,16 @@ impl Step<'_> {
         Ok((prompt, Scored { ids, answer_start }))
     }
 
-    fn score(&mut self, sequences: &[Scored], grad: Grad, span: &Span) -> Result<(Tensor, Tensor)> {
+    pub(super) fn score(&mut self, sequences: &[Scored], grad: Grad, span: &Span) -> Result<(Tensor, Tensor)> {
         let generator = &self.pipeline.generator;
         let flops = self.charge_generator(sequences, span);
         if grad == Grad::On {
             self.observed.generator_flops += flops;
         }
-        generator.answer_log_probs(sequences, grad)
+        match self.draw(grad) {
+            Some(draw) => generator.answer_log_probs_drawing(sequences, draw),
+            None => generator.answer_log_probs(sequences, grad),
+        }
     }
 
     /// Charges a forward pass over prompts and answers; its modelled operations.
@@ -193,21 +137,7 @@ impl Step<'_> {
     }
 }
 
-/// (N, T) tensors from rows of different lengths: values, 0 beyond each row, and the mask.
-fn padded(rows: &[Rc<Known>]) -> Result<(Tensor, Tensor)> {
-    let longest = rows.iter().map(|row| row.log_probs.len()).max().unwrap_or_default();
-    let (mut values, mut mask) = (Vec::new(), Vec::new());
-    for row in rows {
-        let length = row.log_probs.len();
-        values.extend_from_slice(&row.log_probs);
-        values.resize(values.len() + longest - length, 0.0);
-        mask.extend((0..longest).map(|t| f32::from(u8::from(t < length))));
-    }
-    let shape = (rows.len(), longest);
-    Ok((Tensor::from_vec(values, shape, &Device::Cpu)?, Tensor::from_vec(mask, shape, &Device::Cpu)?))
-}
-
-fn first_answer(question: &Question) -> Result<&str> {
+pub(super) fn first_answer(question: &Question) -> Result<&str> {
     question.answers.first().map(String::as_str).ok_or_else(|| {
         Error::new(format!("question `{}` has no answer to learn from", question.id)).hint(
             "remove it from the training questions, or train with `--strategy embedder`, which needs gold passages only",

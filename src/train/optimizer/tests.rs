@@ -256,3 +256,19 @@ fn an_update_beyond_the_numbers_is_named() {
         assert_eq!(values(&params.get("w").unwrap().var), [1.0, 2.0], "the last good weights are in place");
     }
 }
+
+/// The same numbers and refusals out of candle's operations, as on another device.
+#[test]
+fn the_same_where_weights_are_not_on_the_cpu() {
+    nn::portably(|| {
+        ten_steps_equal_torch();
+        clipping_equals_torch();
+        a_saved_and_loaded_optimizer_continues_to_the_bit();
+        large_step_counts_survive();
+        what_does_not_fit_is_named_and_changes_nothing();
+        a_weight_without_gradient_is_named_after_the_backward_pass();
+        parts_of_a_batch_add_up();
+        a_state_of_other_weights_is_refused_at_the_next_step();
+        an_update_beyond_the_numbers_is_named();
+    });
+}

@@ -60,7 +60,7 @@ fn a_loss_that_is_not_finite_names_step_tensor_and_questions() {
     ]);
     assert!(ran.stderr.contains("questions `"), "{ran:#?}");
     let record = json(&out.join("record.json"));
-    assert_eq!((&record["status"], &record["steps_done"]), (&"interrupted".into(), &0.into()));
+    assert_eq!((&record["status"], &record["steps_done"]), (&"diverged".into(), &0.into()));
     // A number that is none is not even loaded.
     let folder = crate::support::folder();
     let nan = poisoned(folder.path(), |name, value| {
@@ -113,7 +113,7 @@ fn an_absurd_learning_rate_is_stopped_at_the_step_that_overflows() {
     all_finite(&out);
     assert_eq!(lines(&out.join("metrics.jsonl")).len(), 1);
     let record = json(&out.join("record.json"));
-    assert_eq!((&record["status"], &record["steps_done"]), (&"interrupted".into(), &1.into()));
+    assert_eq!((&record["status"], &record["steps_done"]), (&"diverged".into(), &1.into()));
     // An encoder likewise.
     let out = folder.path().join("encoder");
     train("embedder", base_index(), &out)

@@ -62,7 +62,7 @@ fn flags_that_contradict_each_other() {
     train_is_refused("joint", &["--lora-rank", "0"], &["--lora-rank 0"]);
     train_is_refused("joint", &["--lora-rank", "2", "--lora-targets", "no_proj"], &["no_proj"]);
     train_is_refused("joint", &["--schedule", "wavy"], &["`wavy`"]);
-    train_is_refused("joint", &["--device", "cuda"], &["`cuda`"]);
+    train_is_refused("joint", &["--device", "tpu"], &["`tpu`", "cuda:N"]);
     ragtune(&["eval"]).with("--questions", fixture("tiny/dev.jsonl")).run().refused(&[
         "--run",
         "--index",
@@ -108,6 +108,44 @@ fn graph_settings_out_of_range_are_refused_before_anything_is_embedded() {
         assert!(!out.exists());
     }
     build_command(&fixture("tiny/corpus.jsonl"), &encoder(), &out).with("--device", "tpu").run().refused(&["`tpu`"]);
+}
+
+/// Every command that loads a model says what a device needs that it was not built for.
+#[test]
+fn devices_that_were_not_built_in_are_refused_with_what_to_build() {
+    for (device, built) in
+        [("cuda", cfg!(feature = "cuda")), ("cuda:1", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))]
+    {
+        if built {
+            continue;
+        }
+        let feature = device.split(':').next().unwrap();
+        let (name, hint) = (format!("`{device}`"), format!("cargo build --release --features {feature}"));
+        let expected = [name.as_str(), hint.as_str()];
+        train_is_refused("joint", &["--device", device], &expected);
+        let (folder, index) = (folder(), base_index());
+        let out = folder.path().join("index");
+        build_command(&fixture("tiny/corpus.jsonl"), &encoder(), &out)
+            .with("--device", device)
+            .run()
+            .refused(&expected);
+        assert!(!out.exists());
+        ragtune(&["index", "search", "--query", "x", "--device", device])
+            .with("--index", index)
+            .run()
+            .refused(&expected);
+        ragtune(&["embed", "--role", "question", "--device", device])
+            .with("--encoder", encoder())
+            .with("--file", fixture("tiny/dev.jsonl"))
+            .run()
+            .refused(&expected);
+        ragtune(&["eval", "--device", device])
+            .with("--index", index)
+            .with("--generator", small_generator())
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .run()
+            .refused(&expected);
+    }
 }
 
 #[test]

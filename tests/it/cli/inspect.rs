@@ -58,6 +58,9 @@ fn an_encoder() {
     assert_eq!(part["modules"], json!(["Transformer", "Pooling", "Normalize"]));
     assert_eq!((&part["question_prompt"], &part["passage_prompt"]), (&json!(""), &json!("")));
     assert_eq!((&found["generator"], &found["adapter"], &found["hub"]), (&Value::Null, &Value::Null, &Value::Null));
+    let (hidden, attention) = (&config["hidden_dropout_prob"], &config["attention_probs_dropout_prob"]);
+    let asked = json!({"embedding": hidden, "attention": attention, "attended": hidden, "feed_forward": hidden});
+    assert_eq!(part["dropout"], asked);
     let tokenizer = &found["tokenizer"];
     assert_eq!(tokenizer["kind"], "WordPiece");
     assert_eq!(tokenizer["special"]["pad"], json!({"token": "[PAD]", "id": 0}));
@@ -76,7 +79,16 @@ fn an_encoder() {
     let named = inspect(&encoder(), &["--strategy", "embedder"]);
     assert_eq!(named["trains"].as_array().unwrap().len(), 1);
     let text = text(&encoder());
-    for part in ["encoder of the family bert", "mean", "unit length", "WordPiece", "embedder", "model.safetensors"] {
+    for part in [
+        "attention 0, ",
+        "--dropout config",
+        "encoder of the family bert",
+        "mean",
+        "unit length",
+        "WordPiece",
+        "embedder",
+        "model.safetensors",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -96,6 +108,7 @@ fn a_generator_whole_and_with_an_adapter() {
     let part = &found["generator"];
     assert_eq!((&part["begin"], &part["end"], &part["max_positions"]), (&json!(1), &json!([2]), &json!(512)));
     assert_eq!(part["prompt"], "prompt.json");
+    assert_eq!(part["dropout"], json!({"attention": 0.0}));
     assert_eq!(found["tokenizer"]["special"]["eos"], json!({"token": "<eos>", "id": 2}));
     for (strategy, expected) in [("frozen", 0), ("embedder", 0), ("generator", numbers), ("joint", numbers)] {
         assert_eq!(trains(&found, strategy), expected, "{strategy}");

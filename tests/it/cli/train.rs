@@ -21,10 +21,25 @@ fn a_dry_run_prints_settings_and_refreshes_and_makes_nothing() {
     let file = folder.path().join("settings.toml");
     std::fs::write(&file, &ran.stdout).unwrap();
     let again = ragtune(&["train", "--dry-run"]).with("--config", &file).run().done();
-    assert_eq!(again.stdout, ran.stdout);
+    // What is loaded is measured, and never twice the same to the byte.
+    let settled = |text: &str| text.split("\n# expected memory").next().unwrap().to_owned();
+    assert_eq!(settled(&again.stdout), settled(&ran.stdout));
+    assert_ne!(settled(&ran.stdout), ran.stdout);
+    let said = ragtune(&["train", "--dry-run", "--json"]).with("--config", &file).run().json();
+    assert_eq!((&said["refreshes"], &said["passages_to_embed"]), (&3.into(), &180.into()));
+    assert_eq!((&said["settings"]["refresh-every"], &said["memory"]["refused"]), (&4.into(), &serde_json::Value::Null));
     // And what it counted is what happens.
     ragtune(&["train"]).with("--config", &file).run().done();
-    assert_eq!(json(&out.join("record.json"))["refreshes"].as_array().unwrap().len(), 3);
+    let record = json(&out.join("record.json"));
+    assert_eq!(record["refreshes"].as_array().unwrap().len(), 3);
+    let ratio = record["expected_memory_bytes"].as_f64().unwrap() / said["expected_memory_bytes"].as_f64().unwrap();
+    assert!((0.9..1.1).contains(&ratio), "a run expects {ratio} of what its dry run said");
+    let parts =
+        ["loaded", "training", "activations", "refresh", "evaluation"].map(|part| said["memory"][part].as_u64());
+    let [loaded, training, activations, refresh, evaluation] = parts.map(Option::unwrap);
+    let peak = loaded + training + activations.max(refresh).max(evaluation);
+    assert!(peak.abs_diff(said["expected_memory_bytes"].as_u64().unwrap()) < 4, "{said:#}");
+    assert!(training > 0 && refresh > 0, "{said:#}");
     let frozen = train("frozen", &index, &folder.path().join("other")).and(&["--dry-run"]).run().done();
     assert!(frozen.stdout.contains("0 refreshes"), "{frozen:#?}");
 }
@@ -122,6 +137,34 @@ fn memory_is_estimated_before_training() {
         let peak = entries.iter().filter_map(|entry| entry["peak_memory_bytes"].as_f64()).fold(0.0, f64::max);
         assert!((0.75..1.25).contains(&(expected / peak)), "{name}: expected {expected}, used {peak}");
     }
+}
+
+/// What an adapter was trained with is in the record and in peft's file, and its scale is that of what answers.
+#[test]
+fn a_rank_stabilised_adapter_with_dropout_is_recorded_and_saved() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    train("generator", base_index(), &out)
+        .and(&["--steps", "2", "--lora-rank", "4", "--rslora", "--lora-dropout", "0.25", "--dropout", "config"])
+        .run()
+        .done();
+    let record = json(&out.join("record.json"));
+    assert_eq!((&record["config"]["rslora"], &record["config"]["lora-dropout"]), (&true.into(), &0.25.into()));
+    assert_eq!(record["config"]["dropout"], "config");
+    let adapter = json(&out.join("adapter/adapter_config.json"));
+    assert_eq!((&adapter["use_rslora"], &adapter["lora_dropout"]), (&true.into(), &0.25.into()));
+    let said = ragtune(&["inspect"]).and(&[out.join("adapter").to_str().unwrap()]).run().done().stdout;
+    assert!(said.contains("rank-stabilised") && said.contains("0.25 of its inputs"), "{said}");
+    let plain = folder.path().join("plain");
+    train("generator", base_index(), &plain).and(&["--steps", "2", "--lora-rank", "4"]).run().done();
+    let adapter = json(&plain.join("adapter/adapter_config.json"));
+    assert_eq!((&adapter["use_rslora"], &adapter["lora_dropout"]), (&false.into(), &0.0.into()));
+    let metrics = |out: &std::path::Path| std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert_ne!(metrics(&plain), metrics(&out));
+    train("generator", base_index(), &folder.path().join("none"))
+        .and(&["--rslora"])
+        .run()
+        .refused(&["--rslora", "--lora-rank"]);
 }
 
 /// Ranking needs no answers, and so does everything that is done before it.

@@ -6,7 +6,7 @@ use super::*;
 use crate::models::Precision;
 
 /// Cases of fixtures/golden/encoder_families.py: name, modules, width of a vector, unit length.
-const CASES: [(&str, &[&str], usize, bool); 7] = [
+const CASES: [(&str, &[&str], usize, bool); 8] = [
     ("roberta", &["Transformer", "Pooling", "Normalize"], 32, true),
     ("mpnet", &["Transformer", "Pooling", "Dense", "LayerNorm", "Normalize"], 24, true),
     ("distilbert", &["Transformer", "Pooling"], 64, false),
@@ -14,6 +14,7 @@ const CASES: [(&str, &[&str], usize, bool); 7] = [
     ("modernbert-bias", &["Transformer", "Pooling"], 16, false),
     ("llama", &["Transformer", "Pooling", "Normalize"], 32, true),
     ("qwen3", &["Transformer", "Pooling", "Dense"], 16, false),
+    ("gemma3_text", &["Transformer", "Pooling", "Dense", "Dense", "Normalize"], 20, true),
 ];
 
 pub(super) const ROLES: [(Role, &str); 2] = [(Role::Question, "question"), (Role::Passage, "passage")];
@@ -120,6 +121,21 @@ fn a_padding_token_inside_a_text_takes_no_position_of_its_own() {
     assert!(error < 1e-5, "{error}");
 }
 
+/// As EmbeddingGemma.
+#[test]
+fn a_decoder_that_looks_both_ways_sees_what_comes_later() {
+    let both = Copy::of(&folder("gemma3_text"));
+    // The first token alone is what is pooled.
+    both.edit("1_Pooling/config.json", |pooling| {
+        *pooling = json!({"word_embedding_dimension": 32, "pooling_mode_cls_token": true});
+    });
+    let first = |copy: &Copy, text: &str| bits(&embed(&load(copy.path()).unwrap(), &[text], Role::Passage));
+    let (one, other) = ("the sea ran to a stone", "the sea ran to a river");
+    assert_ne!(first(&both, one), first(&both, other));
+    both.edit("config.json", |config| config["use_bidirectional_attention"] = json!(false));
+    assert_eq!(first(&both, one), first(&both, other));
+}
+
 #[test]
 fn checkpoints_with_heads_are_stripped_to_the_transformer() {
     let heads: [(&str, &str, &[&str]); 5] = [
@@ -152,7 +168,7 @@ fn checkpoints_with_heads_are_stripped_to_the_transformer() {
 
 #[test]
 fn settings_of_a_family_that_are_not_supported_are_refused_by_name() {
-    let refused: [(&str, &str, Change, &str); 14] = [
+    let refused: [(&str, &str, Change, &str); 15] = [
         ("roberta", "max_position_embeddings", |c| c["max_position_embeddings"] = json!(2), "padding"),
         ("roberta", "pad_token_id", |c| c["pad_token_id"] = json!("one"), "whole number"),
         ("roberta", "add_cross_attention", |c| c["add_cross_attention"] = json!(true), "false"),
@@ -166,6 +182,12 @@ fn settings_of_a_family_that_are_not_supported_are_refused_by_name() {
         ("modernbert", "global_attn_every_n_layers", |c| c["global_attn_every_n_layers"] = json!(0), "at least 1"),
         ("modernbert", "norm_bias", |c| c["norm_bias"] = json!("yes"), "`true`"),
         ("llama", "use_bidirectional_attention", |c| c["use_bidirectional_attention"] = json!(true), "false"),
+        (
+            "gemma3_text",
+            "use_bidirectional_attention",
+            |c| c["use_bidirectional_attention"] = json!("all"),
+            "true or false",
+        ),
         ("qwen3", "is_causal", |c| c["is_causal"] = json!(false), "true"),
     ];
     for (case, key, change, expected) in refused {
@@ -213,6 +235,11 @@ fn flops_follow_what_a_layer_sees() {
     let llama = load(&folder("llama")).unwrap();
     let weights = llama.non_embedding_parameters() as f64;
     assert_eq!(llama.forward_flops(&[10]), 20.0 * weights + 2.0 * 2.0 * 32.0 * 100.0);
+    // Whose tokens see both sides: all pairs.
+    let gemma = load(&folder("gemma3_text")).unwrap();
+    let layers = gemma.non_embedding_parameters() as f64 - (32 * 48 + 48 * 20) as f64;
+    let dense = 2.0 * (32 * 48 + 48 * 20) as f64;
+    assert_eq!(gemma.forward_flops(&[10]), 20.0 * layers + 4.0 * 3.0 * 32.0 * 100.0 + dense);
     // A Dense module sees a text once, however long.
     let qwen = load(&folder("qwen3")).unwrap();
     let layers = qwen.non_embedding_parameters() as f64 - 512.0;
@@ -236,4 +263,14 @@ fn rounded_matrices_change_a_vector_of_any_family_little() {
             assert!(cosine > 0.99, "{case} {}: {cosine}", precision.name());
         }
     }
+}
+
+/// The same numbers out of candle's operations, as on another device.
+#[test]
+fn every_family_is_the_same_on_portable_layers() {
+    nn::portably(|| {
+        ids_vectors_and_all_gradients_of_every_family_equal_sentence_transformers();
+        a_vector_of_any_family_does_not_depend_on_its_batch();
+        a_padding_token_inside_a_text_takes_no_position_of_its_own();
+    });
 }

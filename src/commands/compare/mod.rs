@@ -1,5 +1,7 @@
 //! `ragtune compare`: runs side by side, with their doubt and their whole cost.
 
+mod driver;
+
 use super::{print_json, print_text};
 use crate::cli::CompareArgs;
 use crate::error::Result;
@@ -9,13 +11,24 @@ use crate::report::{CompareOptions, RunRecord, compare, html, markdown, text, wr
 const EVALUATION: &str = "final";
 
 pub fn run(args: &CompareArgs) -> Result<u8> {
-    let mut runs = Vec::with_capacity(args.runs.len());
-    for folder in &args.runs {
+    let made = match &args.config {
+        None => None,
+        Some(file) => match driver::make(file)? {
+            Some(made) => Some(made),
+            None => {
+                eprintln!("interrupted; the same command goes on\nnext: ragtune compare --config {}", file.display());
+                return Ok(130);
+            }
+        },
+    };
+    let folders = made.as_ref().unwrap_or(&args.runs);
+    let mut runs = Vec::with_capacity(folders.len());
+    for folder in folders {
         runs.push(RunRecord::load_with_scores(folder, EVALUATION).map_err(super::damaged_run)?);
     }
     let options = CompareOptions {
         evaluation: EVALUATION.to_owned(),
-        group_seeds: args.group_seeds,
+        group_seeds: args.group_seeds || made.is_some(),
         resamples: args.resamples,
         ..CompareOptions::default()
     };

@@ -1,0 +1,228 @@
+//! Makes the runs of a comparison: searches learning rates where it is asked to, trains every strategy with every seed, and
+//! leaves alone what is done already.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::commands::training::{self, Ended};
+use crate::comparison::{Comparing, Part, Point, Rates, Row, Search, choose, points};
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::report::files::RECORD_FILE;
+use crate::report::record::{RunRecord, SearchPoint, Status};
+use crate::train::check_metric;
+use crate::train::run::RunFolder;
+
+/// The run folders of a comparison in the order of its rows, or none when a signal stopped it.
+pub fn make(file: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let comparing = Comparing::read(file)?;
+    let mut rows = comparing.resolve()?;
+    let interrupted = training::interruptible()?;
+    let mut searched: Vec<Vec<SearchPoint>> = Vec::with_capacity(rows.len());
+    let mut notes: Vec<Vec<String>> = vec![Vec::new(); rows.len()];
+    let mut folders = Vec::new();
+    for number in 0..rows.len() {
+        let mut points = Vec::new();
+        if let Some(source) = rows[number].borrow {
+            for part in Part::ALL.into_iter().filter(|part| !rows[number].given.contains(part)).collect::<Vec<_>>() {
+                let rate = part.rate(&rows[source].config);
+                part.set_rate(&mut rows[number].config, rate);
+            }
+            points.clone_from(&searched[source]);
+            if comparing.search.is_some() {
+                notes[number].push(format!(
+                    "its learning rates are those found for `{}`: its own best may be better, and the search is charged as if it were its own",
+                    rows[source].label
+                ));
+            }
+        } else if let Some(search) = &comparing.search {
+            match search_rates(&comparing, search, &mut rows[number], &mut notes[number], &interrupted)? {
+                Some(found) => points = found,
+                None => return Ok(None),
+            }
+        }
+        searched.push(points);
+        let row = &rows[number];
+        for seed in &comparing.seeds {
+            let folder = comparing.run(row, *seed);
+            let config = TrainConfig { seed: *seed, out: folder.clone(), ..row.config.clone() };
+            let what = format!("{} seed {seed}", row.label);
+            let dress = |record: &mut RunRecord| {
+                record.label.clone_from(&row.label);
+                record.search.clone_from(&searched[number]);
+                record.notes.extend(
+                    notes[number].iter().filter(|note| !record.notes.contains(note)).cloned().collect::<Vec<_>>(),
+                );
+            };
+            if run(&config, &what, &interrupted, &dress)?.is_none() {
+                return Ok(None);
+            }
+            folders.push(folder);
+        }
+    }
+    Ok(Some(folders))
+}
+
+/// Chooses the learning rates of a row, stage by stage, and puts them into its settings. None: interrupted.
+fn search_rates(
+    comparing: &Comparing,
+    search: &Search,
+    row: &mut Row,
+    notes: &mut Vec<String>,
+    interrupted: &AtomicBool,
+) -> Result<Option<Vec<SearchPoint>>> {
+    let mut found: Vec<SearchPoint> = Vec::new();
+    let mut settled = row.given.clone();
+    for (number, stage) in row.config.stages()?.iter().enumerate() {
+        let moves = |part: &Part| match part {
+            Part::Encoder => stage.trains.encoder(),
+            Part::Generator => stage.trains.generator,
+        };
+        let parts: Vec<Part> = Part::ALL.into_iter().filter(|part| moves(part) && !settled.contains(part)).collect();
+        if parts.is_empty() {
+            continue;
+        }
+        // A stage that only ranks passages is chosen by how it ranks; answers would follow a generator that it never sees.
+        let needs = stage.objective.needs();
+        let ranks = !needs.answers && !stage.trains.generator;
+        let metric = if ranks { search.select_ranking_by.clone() } else { row.config.select_by.clone() };
+        check_metric(&metric)?;
+        let tried = points(search, &parts);
+        let mut alive: Vec<Point> = tried.clone();
+        let rounds = search.rounds(tried.len(), row.config.steps);
+        for (round, (count, steps)) in rounds.iter().enumerate() {
+            alive.truncate(*count);
+            let mut scores = Vec::with_capacity(alive.len());
+            let first = found.len();
+            for point in &alive {
+                let mut config = row.config.clone();
+                config.steps = *steps;
+                (config.only_stages, config.seed) = (number + 1, comparing.seeds[0]);
+                point.iter().for_each(|(part, rate)| part.set_rate(&mut config, *rate));
+                config.eval_questions = config.selection_questions.take().unwrap_or_default();
+                // Early stopping by the very questions that the point is scored on would favour whoever looks more often.
+                (config.early_stop, config.eval_every) = (0, 0);
+                config.out = search_folder(&comparing.out, &config)?;
+                let what = format!("{}: stage {} with {}", row.label, stage.name, shown(point));
+                let Some(record) = run(&config, &what, interrupted, &|_| {})? else { return Ok(None) };
+                let score = match record.evaluation("final") {
+                    Some(summary) => crate::train::metric_of(summary, &metric)?,
+                    None => None,
+                };
+                scores.push(score.unwrap_or(f64::NEG_INFINITY));
+                found.push(SearchPoint {
+                    stage: stage.name.to_owned(),
+                    id: record.stages.last().map(|stage| stage.id.clone()).unwrap_or_default(),
+                    learning_rates: point.iter().map(|(part, rate)| (part.name().to_owned(), *rate)).collect(),
+                    steps: *steps,
+                    score,
+                    chosen: false,
+                    run: config.out.display().to_string(),
+                    ledger: record.ledger.clone(),
+                });
+            }
+            let order = choose(&scores);
+            if scores.iter().all(|score| *score == f64::NEG_INFINITY) {
+                return Err(Error::new(format!(
+                    "no learning rate of stage `{}` of `{}` gave a score: all diverged, or no question has a `{metric}`",
+                    stage.name, row.label
+                ))
+                .hint("list smaller rates in [search], or another `select-by`"));
+            }
+            if round + 1 == rounds.len()
+                && let Some(best) = order.first()
+            {
+                found[first + best].chosen = true;
+                alive[*best].iter().for_each(|(part, rate)| part.set_rate(&mut row.config, *rate));
+                for (part, rate) in crate::comparison::search::on_the_edge(&alive[*best], &tried) {
+                    let note = format!(
+                        "the best learning rate of the {} in stage `{}`, {rate:e}, is at the edge of those tried: the best may lie beyond",
+                        part.name(),
+                        stage.name
+                    );
+                    eprintln!("warning: {}: {note}", row.label);
+                    notes.push(note);
+                }
+            }
+            alive = order.into_iter().map(|at| alive[at].clone()).collect();
+        }
+        settled.extend(parts);
+    }
+    Ok(Some(found))
+}
+
+fn shown(point: &Rates) -> String {
+    let rates: Vec<String> = point.iter().map(|(part, rate)| format!("{} {rate:e}", part.setting())).collect();
+    rates.join(", ")
+}
+
+/// The folder of a search point: its settings decide its name, so that equal points of several rows are one run.
+fn search_folder(out: &Path, config: &TrainConfig) -> Result<PathBuf> {
+    let plain = TrainConfig { out: PathBuf::new(), strategy: String::new(), ..config.clone() };
+    // Strategies that begin with the same stages share the search for them: what those are is in the name, the strategy is not.
+    let stages = config.stages()?;
+    let spelled = stages.iter().map(|stage| {
+        let (name, settings) = (stage.objective.name(), stage.objective.settings());
+        format!("{} {:?} {:?} {:?} {name} {settings:?}", stage.name, stage.trains, stage.passages, stage.mining)
+    });
+    let spelled: Vec<String> = spelled.collect();
+    let text = format!("{}\n{}", plain.to_toml()?, spelled.join("\n"));
+    let name: String = blake3::hash(text.as_bytes()).to_hex().chars().take(16).collect();
+    Ok(out.join("search").join(name))
+}
+
+/// Does a run, goes on with it, or takes its record when it is done; `what` is said when there is something to do. None:
+/// interrupted.
+fn run(
+    config: &TrainConfig,
+    what: &str,
+    interrupted: &AtomicBool,
+    dress: &dyn Fn(&mut RunRecord),
+) -> Result<Option<Box<RunRecord>>> {
+    if interrupted.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let mut config = config.clone();
+    training::pin_models(&mut config)?;
+    let dir = config.out.clone();
+    let begun = dir.join("config.toml").is_file();
+    let folder = if begun { RunFolder::open(&dir)? } else { RunFolder::create(&dir)? };
+    let mut resumed = None;
+    if begun {
+        let was = TrainConfig { out: dir.clone(), ..TrainConfig::of_run(&dir)? };
+        // Strategies that begin with the same stages share the search for them.
+        if config.only_stages > 0 {
+            config.strategy.clone_from(&was.strategy);
+        }
+        if was != config {
+            return Err(Error::new(format!("the run `{}` was made with other settings than the comparison has now", dir.display()))
+                .hint("choose another `out` for the changed comparison, or remove that run; stages that did not change are taken from the old `stages`"));
+        }
+        if dir.join(RECORD_FILE).is_file() {
+            let mut record = RunRecord::load(&dir).map_err(crate::commands::damaged_run)?;
+            match record.status {
+                Status::Finished => {
+                    // The search may have been done by a call before this one: what it cost stays on the bill.
+                    dress(&mut record);
+                    record.save(&dir)?;
+                    return Ok(Some(Box::new(record)));
+                }
+                Status::Diverged => return Ok(Some(Box::new(record))),
+                _ => resumed = Some(record),
+            }
+        }
+    } else {
+        folder.write("config.toml", config.to_toml()?.as_bytes())?;
+    }
+    eprintln!("{what}");
+    match training::once(&config, &folder, resumed, interrupted, dress) {
+        Ok(Ended::Finished(record)) => Ok(Some(record)),
+        Ok(Ended::Interrupted { .. }) => Ok(None),
+        // A learning rate that diverges is a result of the search, and its cost is part of it.
+        Err(error) if error.is_divergence() && config.only_stages > 0 => {
+            eprintln!("diverged: {error}");
+            Ok(Some(Box::new(RunRecord::load(&dir)?)))
+        }
+        Err(error) => Err(error),
+    }
+}

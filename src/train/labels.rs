@@ -1,0 +1,50 @@
+//! Whether a question set has the labels that a strategy learns from, and which strategies would do with those it has.
+
+use crate::config::TrainConfig;
+use crate::data::{Question, QuestionSet};
+use crate::error::{Error, Result};
+use crate::strategies::{Passages, Recipe, STRATEGIES, Stage};
+
+/// Refuses questions that lack a label, with the strategies that would work.
+pub fn check(set: &QuestionSet, config: &TrainConfig, stages: &[Stage]) -> Result<()> {
+    for stage in stages {
+        let lacking: Vec<(&Question, &str)> =
+            set.questions.iter().filter_map(|question| Some((question, lacking(stage, question)?))).collect();
+        let Some((first, label)) = lacking.first() else { continue };
+        let possible = possible(set);
+        let hint = match possible.is_empty() {
+            true => "remove those questions, or add what they lack".to_owned(),
+            false => format!("remove those questions, or use a strategy that does without: {}", possible.join(", ")),
+        };
+        return Err(Error::new(format!(
+            "`--strategy {}` needs a {label} for every question in stage `{}`; {} of {} in `{}` have none, the first is `{}`",
+            config.strategy,
+            stage.name,
+            lacking.len(),
+            set.questions.len(),
+            config.questions.display(),
+            first.id
+        ))
+        .hint(hint));
+    }
+    Ok(())
+}
+
+fn lacking(stage: &Stage, question: &Question) -> Option<&'static str> {
+    let gold = stage.passages == Passages::GoldFirst && question.gold_passages.is_empty();
+    stage.objective.needs().lacking(question).or(gold.then_some("gold passage"))
+}
+
+/// Names of the strategies that train on these questions as they are.
+fn possible(set: &QuestionSet) -> Vec<&'static str> {
+    let learns = |recipe: &Recipe, stages: fn(&Recipe) -> Result<Vec<Stage>>| {
+        stages(recipe).is_ok_and(|stages| {
+            !stages.is_empty()
+                && stages.iter().all(|stage| set.questions.iter().all(|question| lacking(stage, question).is_none()))
+        })
+    };
+    let plain = Recipe::default();
+    let both = Recipe { train_passages: true, ..plain.clone() };
+    let usable = STRATEGIES.iter().filter(|it| learns(&plain, it.stages) || learns(&both, it.stages));
+    usable.map(|strategy| strategy.name).collect()
+}

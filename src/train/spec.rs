@@ -1,0 +1,189 @@
+//! What a stage's result depends on, and the id that stands for it: two stages with one id leave the same weights, so that
+//! one of them need not be run.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::TrainConfig;
+use crate::error::Result;
+use crate::strategies::{Begins, Mining, Passages, Stage, Trains};
+
+/// Version of everything that training computes: raised whenever the same settings lead to other weights.
+const CODE: u32 = 1;
+
+/// Settings that no weight depends on: names and places, how often a run is recorded, and what only evaluations look at.
+/// Every other setting is part of a stage's id, so that one that is forgotten here costs time and never a wrong result.
+const IRRELEVANT: [&str; 16] = [
+    "strategy",
+    "index",
+    "questions",
+    "eval-questions",
+    "selection-questions",
+    "encoder",
+    "generator",
+    "selector",
+    "out",
+    "stages",
+    "only-stages",
+    "hub",
+    "checkpoint-every",
+    "keep-checkpoints",
+    "train-passages",
+    // What the equation takes from it is in the equation's own settings.
+    "scale",
+];
+
+/// Settings of evaluations: weights depend on them where evaluations decide which are kept.
+const EVALUATION: [&str; 8] =
+    ["eval-every", "early-stop", "select-by", "eval-limit", "reader", "eval-reader", "beams", "length-penalty"];
+
+/// What a run reads, by content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Content {
+    /// Digest of the base encoder's weights.
+    pub encoder: String,
+    /// Digest of the base generator's weights.
+    pub generator: String,
+    /// Digest of the base selector's weights, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Hash of the corpus.
+    pub corpus: String,
+    /// Id of the fingerprint of the vectors that the base encoder searches.
+    pub vectors: String,
+    /// Hash of the training questions.
+    pub questions: String,
+    /// Hash of the questions that early stopping looks at, where there are any.
+    pub selection: Option<String>,
+    /// The template of prompts.
+    pub prompt: String,
+}
+
+/// Everything that decides what a stage leaves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StageSpec {
+    code: u32,
+    /// Name of the stage.
+    pub name: String,
+    /// The equation.
+    pub objective: String,
+    /// Its settings.
+    pub objective_settings: BTreeMap<String, String>,
+    /// Which passages it reads.
+    pub passages: Passages,
+    /// Wrong passages that it mines.
+    pub mining: Option<Mining>,
+    /// The lists of passages it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<String>,
+    /// Digest of the base selector, or id of the stage that left the selector it has; none without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// The parts it moves.
+    pub trains: Trains,
+    /// Digest of the base encoder, or id of the stage that left the encoder it begins with.
+    pub encoder: String,
+    /// The same of the generator.
+    pub generator: String,
+    content: Content,
+    /// Settings that weights depend on.
+    pub settings: Value,
+}
+
+impl StageSpec {
+    /// The name of a stage's result: 32 hexadecimal digits of the blake3 of its specification.
+    pub fn id(&self) -> Result<String> {
+        // Keys of objects are sorted (serde_json's map is a BTreeMap), so equal settings are equal text.
+        let text = serde_json::to_vec(self)?;
+        Ok(blake3::hash(&text).to_hex().chars().take(32).collect())
+    }
+}
+
+/// One stage of a strategy with its place among the others.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Its id; see [`StageSpec::id`].
+    pub id: String,
+    /// What the id stands for.
+    pub spec: StageSpec,
+    /// Number of the stage that left the encoder it begins with; none for the base encoder.
+    pub encoder: Option<usize>,
+    /// The same of the generator.
+    pub generator: Option<usize>,
+    /// The same of the selector.
+    pub selector: Option<usize>,
+}
+
+/// The stages of a strategy in their order. What a stage begins with is known by id before anything has run.
+pub fn plan(config: &TrainConfig, stages: &[Stage], content: &Content) -> Result<Vec<Planned>> {
+    let mut planned: Vec<Planned> = Vec::with_capacity(stages.len());
+    for stage in stages {
+        let last = |trained: fn(&Trains) -> bool| planned.iter().rposition(|before| trained(&before.spec.trains));
+        let encoder = if stage.encoder == Begins::Base { None } else { last(Trains::encoder) };
+        let generator = if stage.generator == Begins::Base { None } else { last(|trains| trains.generator) };
+        let selector = last(|trains| trains.selector);
+        let from = |source: Option<usize>, base: &String| match source {
+            Some(number) => format!("stage {}", planned[number].id),
+            None => format!("base {base}"),
+        };
+        let spec = StageSpec {
+            code: CODE,
+            name: stage.name.to_owned(),
+            objective: stage.objective.name().to_owned(),
+            objective_settings: stage
+                .objective
+                .settings()
+                .into_iter()
+                .map(|(name, value)| (name.into(), value))
+                .collect(),
+            passages: stage.passages,
+            mining: stage.mining,
+            lists: stage.lists.map(|lists| format!("{lists:?}")),
+            trains: stage.trains,
+            encoder: from(encoder, &content.encoder),
+            generator: from(generator, &content.generator),
+            selector: stage.lists.and(content.selector.as_ref()).map(|base| from(selector, base)),
+            // A stage without a selector is the same stage whether its strategy has one or not.
+            content: Content { selector: None, ..content.clone() },
+            settings: settings(config, stage)?,
+        };
+        planned.push(Planned { id: spec.id()?, spec, encoder, generator, selector });
+    }
+    Ok(planned)
+}
+
+/// The settings that this stage's weights depend on.
+fn settings(config: &TrainConfig, stage: &Stage) -> Result<Value> {
+    let mut value = serde_json::to_value(config)?;
+    let Some(settings) = value.as_object_mut() else { return Ok(value) };
+    let mut drop = |names: &[&str]| names.iter().for_each(|name| drop_key(settings, name));
+    drop(&IRRELEVANT);
+    if !stage.trains.encoder() {
+        drop(&["lr-encoder"]);
+    }
+    if !stage.trains.generator {
+        drop(&["lr-generator"]);
+    }
+    if !stage.trains.generator && !stage.trains.selector {
+        drop(&["lora-rank", "lora-alpha", "lora-targets", "lora-dropout", "rslora"]);
+    }
+    if !stage.trains.selector {
+        drop(&["lr-selector"]);
+    }
+    if stage.lists.is_none() {
+        drop(&["dro"]);
+    }
+    if !stage.trains.passages {
+        drop(&["refresh-every"]);
+    }
+    if config.early_stop == 0 {
+        drop(&EVALUATION);
+    }
+    Ok(value)
+}
+
+fn drop_key(settings: &mut serde_json::Map<String, Value>, name: &str) {
+    settings.remove(name);
+}
