@@ -245,7 +245,7 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_selector: Option<f64>,
-    /// A setting of DRO as `name=value`, as in the table [dro] of the settings file: candidates, samples,
+    /// A setting of DRO as `name=value`, as in the table `dro` of the settings file: candidates, samples,
     /// sampling-temperature, top-p, length, correction, distinct, clip, gold-injection, mode, scoring, warm-up.
     #[arg(long, value_name = "NAME=VALUE", value_parser = dro_setting)]
     #[serde(skip)]

@@ -8,7 +8,7 @@
 //! first term trains the selector, the second the generator. Tokens are summed in both terms, questions averaged.
 //!
 //! What the paper leaves open or its code does otherwise is a setting ([`Weighting`], [`Mode`],
-//! [`Scoring`](crate::pipeline::selector::Scoring)). Deviation: equal lists are scored once and their weights added, which
+//! [`Scoring`]). Deviation: equal lists are scored once and their weights added, which
 //! changes no number. Self-normalised weights are biased: towards less learning for small m, to none at m = 1.
 //!
 //! Trains: selector, generator. Labels: answers. The index never goes stale.

@@ -345,7 +345,7 @@ mod tests {
                         assert_eq!(stages.is_empty(), strategy.name == "frozen");
                         for stage in stages {
                             assert!(!stage.trains.passages || train_passages, "{}", strategy.name);
-                            assert!(stage.trains.encoder() || stage.trains.generator);
+                            assert!(stage.trains.encoder() || stage.trains.generator || stage.trains.selector);
                         }
                     }
                 }
