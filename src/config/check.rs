@@ -1,0 +1,103 @@
+//! Settings that contradict themselves or each other, refused before any work is done.
+
+use super::{TrainConfig, generator_format};
+use crate::error::{Error, Result};
+use crate::models::device::Choice;
+use crate::pipeline::answer::check_search;
+
+impl TrainConfig {
+    pub(super) fn check(&self) -> Result<()> {
+        Choice::parse(&self.device)?;
+        let trains = self.stages()?.iter().any(|stage| stage.trains.generator);
+        if generator_format(&self.generator_dtype)?.is_some() && trains && self.lora_rank.is_none() {
+            return Err(Error::new(format!(
+                "`--generator-dtype {}` freezes the generator's matrices, and `--strategy {}` trains them",
+                self.generator_dtype, self.strategy
+            ))
+            .hint("train an adapter on top, for instance with `--lora-rank 16`, or leave `--generator-dtype` out"));
+        }
+        self.stages()?;
+        crate::train::schedule::Schedule::parse(&self.schedule, self.warmup)?;
+        at_least_one("--batch-size", self.batch_size)?;
+        at_least_one("--batch-tokens", self.batch_tokens)?;
+        at_least_one("--top-k", self.top_k)?;
+        at_least_one("--max-answer-tokens", self.max_answer_tokens)?;
+        at_least_one("--keep-checkpoints", self.keep_checkpoints)?;
+        at_least_one("--ef", self.ef)?;
+        check_search(self.beams, self.length_penalty)?;
+        positive("--temperature", self.temperature)?;
+        positive("--scale", self.scale)?;
+        positive("--beta", self.beta)?;
+        if let Some(temperature) = self.target_temperature {
+            positive("--target-temperature", temperature)?;
+        }
+        positive("--lr-encoder", self.lr_encoder)?;
+        positive("--lr-generator", self.lr_generator)?;
+        positive("--lr-selector", self.lr_selector)?;
+        not_negative("--weight-decay", self.weight_decay)?;
+        not_negative("--clip", self.clip)?;
+        if let Some(rank) = self.lora_rank {
+            at_least_one("--lora-rank", rank)?;
+            positive("--lora-alpha", self.lora_alpha)?;
+        }
+        crate::train::check_metric(&self.select_by)?;
+        if self.early_stop > 0 {
+            if self.selection_questions.is_none() {
+                return Err(Error::new(format!(
+                    "`--early-stop {}` needs questions to decide by, and `--selection-questions` is not given",
+                    self.early_stop
+                ))
+                .hint("give questions that are neither trained on nor reported as `--selection-questions`"));
+            }
+            if self.eval_every == 0 {
+                return Err(Error::new(format!(
+                    "`--early-stop {}` looks every `--eval-every` steps, which is 0",
+                    self.early_stop
+                ))
+                .hint("for instance `--eval-every 50`"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(Error::new(format!("`--lora-dropout {}` is no share from 0 to below 1", self.lora_dropout))
+                .hint("leave `--lora-dropout` out for none, or give for instance 0.05"));
+        }
+        if self.lora_rank.is_none() && (self.lora_dropout > 0.0 || self.rslora) {
+            let asked =
+                if self.rslora { "--rslora".to_owned() } else { format!("--lora-dropout {}", self.lora_dropout) };
+            return Err(Error::new(format!("`{asked}` is about an adapter, and none trains"))
+                .hint("train one, for instance with `--lora-rank 16`, or leave it out"));
+        }
+        if self.questions == self.eval_questions {
+            return Err(Error::new(format!(
+                "`--questions` and `--eval-questions` are both `{}`: a score on training questions says nothing",
+                self.questions.display()
+            ))
+            .hint("give a held-out set as `--eval-questions`"));
+        }
+        Ok(())
+    }
+}
+
+fn at_least_one(flag: &str, value: usize) -> Result<()> {
+    if value >= 1 {
+        return Ok(());
+    }
+    Err(Error::new(format!("`{flag} {value}` is too small; expected at least 1"))
+        .hint(format!("for instance `{flag} 8`")))
+}
+
+fn positive(flag: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::new(format!("`{flag} {value}` is not a positive number"))
+        .hint(format!("leave `{flag}` out for the default")))
+}
+
+fn not_negative(flag: &str, value: f64) -> Result<()> {
+    if value >= 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::new(format!("`{flag} {value}` is negative or not a number"))
+        .hint(format!("leave `{flag}` out for the default")))
+}
