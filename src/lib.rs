@@ -18,7 +18,8 @@
 //! A **Corpus** is the passages. A **Generation** is one complete, immutable embedding of them by one encoder state, with
 //! its graph. **Encoder** and **Generator** are the two models. A **Pipeline** is what is deployed and evaluated: corpus,
 //! generation, encoder, generator, prompt. An **Objective** is one equation over the quantities of one **Step**. A
-//! **Strategy** is a list of **Stages**, each saying which parts train under which objective. The **Ledger** says where time,
+//! **Strategy** is a list of **Stages**, each saying which parts train under which objective; a stage has an id, is trained once
+//! and is charged to every strategy that contains it. The **Ledger** says where time,
 //! tokens, FLOPs and bytes were spent, by activity and phase. A **Run** is the record of one strategy on one task.
 //!
 //! # Code map: the question each room answers
@@ -31,7 +32,8 @@
 //! | [`pipeline`] | what do the papers' quantities mean for this batch; how is a corpus embedded; how is an answer read off? |
 //! | [`objectives`] | what is the equation? |
 //! | [`strategies`] | which parts train under which equation, and who proposed it? |
-//! | [`train`] | in which order do steps, refreshes, evaluations and checkpoints happen? |
+//! | [`train`] | in which order do stages, steps, refreshes, evaluations and checkpoints happen; which stages are done already? |
+//! | [`comparison`] | which runs make up a comparison, and which learning rates are tried for them? |
 //! | [`eval`] | how good are answers and retrieval, question by question? |
 //! | [`cost`] | where did the time go? |
 //! | [`report`] | what is written down, and how do runs compare? |
@@ -87,7 +89,14 @@
 //!
 //! Write `src/strategies/<name>.rs` with a `STRATEGY` that names its source and builds its stages, add one line to
 //! [`strategies::STRATEGIES`], and, if its equation is new, one file in `src/objectives/`. The contract test in `tests/it`
-//! loops over the table: finite loss, exactly the named parts move, same seed same bits, each phase charged.
+//! loops over the table: finite loss, exactly the named parts move, same seed same bits, each phase charged, the loss falls.
+//!
+//! # How a stage is shared
+//!
+//! A stage's id is the hash of everything its weights depend on (`train::spec`): settings less the list of those that no weight
+//! depends on, the equation with its settings, data, base models, and the ids of the stages whose models it begins with. So it is
+//! known before anything has run. A stage that is done lies whole in a folder of that name (`train::stages`); whoever comes to it
+//! later takes it from there and adds its ledger to the bill (`RunRecord::whole`).
 
 pub mod cli;
 pub mod commands;
