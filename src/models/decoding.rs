@@ -275,8 +275,10 @@ impl Cache {
             let rows = all.reshape((tokens / self.room, self.room, width))?;
             Ok(rows.pad_with_zeros(1, 0, room - self.room)?.contiguous()?.reshape(((), width))?)
         };
-        let layers = self.layers.iter().map(|(keys, values)| Ok((widened(keys)?, widened(values)?)));
-        self.layers = layers.collect::<Result<_>>()?;
+        // One layer after the other, so that no more than one is there twice.
+        for (keys, values) in &mut self.layers {
+            (*keys, *values) = (widened(keys)?, widened(values)?);
+        }
         self.room = room;
         Ok(())
     }
@@ -288,8 +290,9 @@ impl Cache {
             let by_row = all.reshape((tokens / self.room, self.room * width))?;
             Ok(by_row.index_select(rows, 0)?.reshape(((), width))?)
         };
-        let layers = self.layers.iter().map(|(keys, values)| Ok((chosen(keys)?, chosen(values)?)));
-        self.layers = layers.collect::<Result<_>>()?;
+        for (keys, values) in &mut self.layers {
+            (*keys, *values) = (chosen(keys)?, chosen(values)?);
+        }
         Ok(())
     }
 }

@@ -202,14 +202,16 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
 /// Of a batch of evaluation questions.
 fn evaluation(session: &Session, config: &TrainConfig, sample: &Sample) -> Result<f64> {
     let reader = config.eval_reader()?;
-    let prompt = if reader == AnswerReader::Concat { sample.whole.mean } else { sample.prompt.mean };
+    let prompts = if reader == AnswerReader::Concat { &sample.whole } else { &sample.prompt };
     let mut rows = EVALUATION_SEQUENCES.max(config.top_k * config.beams);
     if reader == AnswerReader::SequenceThorough {
         // The prompts as they were read stay beside what continues them.
         rows += rows / config.beams;
     }
-    let prompt = prompt.min(session.max_prompt_tokens as f64);
-    Ok(session.pipeline.generator.decoding_bytes(rows, prompt, config.max_answer_tokens as f64))
+    // The longest of some dozens lies two to three deviations above the mean.
+    let most = session.max_prompt_tokens as f64;
+    let (prompt, longest) = (prompts.mean.min(most), (prompts.mean + 2.5 * prompts.deviation).min(most));
+    Ok(session.pipeline.generator.decoding_bytes(rows, prompt, longest, config.max_answer_tokens as f64))
 }
 
 /// Lengths in tokens: the encoder's of questions and passages, the generator's of prompts with their answers.

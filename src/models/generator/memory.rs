@@ -57,11 +57,12 @@ impl Generator {
         2.0 * F32 * (targets * self.config().vocabulary as f64).min(LOGITS)
     }
 
-    /// Bytes of continuing `sequences` prompts of so many tokens by so many new ones: cached keys and values, and reading.
-    pub fn decoding_bytes(&self, sequences: usize, prompt: f64, new: f64) -> f64 {
+    /// Bytes of continuing `sequences` prompts of so many tokens, the longest of `longest`, by so many new ones: cached keys and
+    /// values, for which every row has the room of the longest, and reading.
+    pub fn decoding_bytes(&self, sequences: usize, prompt: f64, longest: f64, new: f64) -> f64 {
         let config = self.config();
         let sequences = sequences as f64;
-        let cache = 2.0 * (config.layers * config.key_width()) as f64 * sequences * (prompt + new);
+        let cache = 2.0 * (config.layers * config.key_width()) as f64 * sequences * (longest + new);
         F32 * cache + self.inside_bytes(sequences * prompt, sequences)
     }
 }
