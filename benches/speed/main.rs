@@ -12,6 +12,7 @@ mod embed;
 mod generator;
 mod inputs;
 mod joint;
+mod limit;
 mod matmul;
 mod measure;
 mod mnrl;
@@ -50,6 +51,8 @@ enum Work {
     Decode,
     /// Matrix products alone, in the shapes of the encoder's layers.
     Matmul,
+    /// Embedding held against the matrix products alone, in turn.
+    Limit(limit::LimitArgs),
 }
 
 /// What every work takes.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Work::Joint => joint::measure(&cli.common),
         Work::Decode => decode::measure(&cli.common),
         Work::Matmul => matmul::measure(&cli.common),
+        Work::Limit(args) => limit::measure(&cli.common, args),
     };
     match measured.and_then(|line| print(line, threads, cli.common.json)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::nn::{self, Bf16Matrix, Format, Int8Matrix, Quantised};
+use super::nn::{self, Bf16Matrix, Format, Int8Matrix, Quantised, Then};
 use super::weights::{self, Weights};
 use super::{Grad, Precision};
 use crate::error::{Context, Error, Result};
@@ -299,6 +299,14 @@ impl Matrix {
             Matrix::Int8(matrix) => matrix.forward(x),
         }
     }
+
+    /// The same and what follows it, in one pass where that is possible.
+    pub fn forward_then(&self, x: &Tensor, then: Then<'_>) -> Result<Tensor> {
+        match self {
+            Matrix::Dense(weight, bias) => nn::linear_then(x, weight, bias.as_ref(), then),
+            Matrix::Quantised(..) | Matrix::Bf16(..) | Matrix::Int8(_) => then.apply(&self.forward(x)?),
+        }
+    }
 }
 
 impl View<'_> {
@@ -318,6 +326,11 @@ impl View<'_> {
     /// The layer at `path` applied to x (..., In): (..., Out).
     pub fn linear(&self, x: &Tensor, path: &str) -> Result<Tensor> {
         self.matrix(path)?.forward(x)
+    }
+
+    /// The same and what follows it.
+    pub fn linear_then(&self, x: &Tensor, path: &str, then: Then<'_>) -> Result<Tensor> {
+        self.matrix(path)?.forward_then(x, then)
     }
 
     /// The tensor of this name. With [`Grad::On`] a trainable one is its variable; every other is detached, so that

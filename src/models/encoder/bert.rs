@@ -10,7 +10,7 @@ use super::config::Config;
 use super::positions;
 use crate::error::Result;
 use crate::models::batch::TokenBatch;
-use crate::models::nn::{self, Activation, Attend};
+use crate::models::nn::{self, Activation, Attend, Then};
 use crate::models::params::View;
 
 /// What one family is called and has.
@@ -326,11 +326,11 @@ impl Bert {
                 Some(bias) => nn::attention_biased(&q, &k, &v, bias, &how)?,
                 None => nn::attention(&q, &k, &v, &how)?,
             };
-            let attended = view.linear(&attended, &part(names.attended))?;
-            x = norm(&(attended + &x)?, &part(names.attended_norm))?;
-            let inner = nn::activate(&view.linear(&x, &part(names.inner))?, self.activation)?;
-            let inner = view.linear(&inner, &part(names.outer))?;
-            x = norm(&(inner + &x)?, &part(names.outer_norm))?;
+            let attended = view.linear_then(&attended, &part(names.attended), Then::Add(&x))?;
+            x = norm(&attended, &part(names.attended_norm))?;
+            let inner = view.linear_then(&x, &part(names.inner), Then::Activate(self.activation))?;
+            let outer = view.linear_then(&inner, &part(names.outer), Then::Add(&x))?;
+            x = norm(&outer, &part(names.outer_norm))?;
         }
         Ok(x)
     }

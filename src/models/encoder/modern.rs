@@ -7,7 +7,7 @@ use super::config::Config;
 use super::positions;
 use crate::error::Result;
 use crate::models::batch::TokenBatch;
-use crate::models::nn::{self, Activation, Attend};
+use crate::models::nn::{self, Activation, Attend, Then};
 use crate::models::params::View;
 
 /// `model_type` of its config.json.
@@ -161,11 +161,12 @@ impl ModernBert {
             let q = nn::rope_packed(&fused.narrow(1, 0, d)?, self.heads, cos, sin)?;
             let k = nn::rope_packed(&fused.narrow(1, d, d)?, self.heads, cos, sin)?;
             let attended = nn::attention(&q, &k, &fused.narrow(1, 2 * d, d)?, how)?;
-            x = (view.linear(&attended, &part("attn.Wo"))? + x)?;
+            x = view.linear_then(&attended, &part("attn.Wo"), Then::Add(&x))?;
 
             let fused = view.linear(&norm(&x, &part("mlp_norm"))?, &part("mlp.Wi"))?;
             let (gate, up) = (fused.narrow(1, 0, inner)?, fused.narrow(1, inner, inner)?);
-            x = (view.linear(&nn::gated(&gate, &up, self.activation)?, &part("mlp.Wo"))? + x)?;
+            let gated = nn::gated(&gate, &up, self.activation)?;
+            x = view.linear_then(&gated, &part("mlp.Wo"), Then::Add(&x))?;
         }
         norm(&x, FINAL_NORM)
     }
