@@ -271,6 +271,11 @@ impl Encoder {
 
     /// The vectors of sequences whose first `prompt` tokens the pooling leaves out.
     fn forward_after(&self, sequences: &[Vec<u32>], prompt: usize, view: View<'_>) -> Result<Tensor> {
+        self.after_pooling(self.pooled(sequences, prompt, view)?, view)
+    }
+
+    /// The transformer and the pooling.
+    fn pooled(&self, sequences: &[Vec<u32>], prompt: usize, view: View<'_>) -> Result<Tensor> {
         let batch = TokenBatch::new(sequences, &self.device)?;
         let (longest, limit) = (batch.spans.longest(), self.backbone.max_positions());
         if longest > limit {
@@ -280,7 +285,11 @@ impl Encoder {
             .hint("cut texts with `tokenize`, which knows the limit"));
         }
         let states = self.backbone.states(view, &batch)?;
-        let mut vectors = self.modules.pooling.apply(&states, &batch.spans, prompt)?;
+        self.modules.pooling.apply(&states, &batch.spans, prompt)
+    }
+
+    /// What follows the pooling.
+    fn after_pooling(&self, mut vectors: Tensor, view: View<'_>) -> Result<Tensor> {
         for module in &self.modules.chain {
             vectors = module.apply(&vectors, view)?;
         }

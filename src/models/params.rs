@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::nn::{self, Bf16Matrix, Format, Int8Matrix, Quantised, Then};
+use super::nn::{self, Bf16Matrix, DenseMatrix, Format, Int8Matrix, Quantised, Then};
 use super::weights::{self, Weights};
 use super::{Grad, Precision};
 use crate::error::{Context, Error, Result};
@@ -106,15 +106,15 @@ impl Params {
         self.quantised.iter().map(|(name, packed)| (name.as_str(), packed))
     }
 
-    /// Rounds the matrices of the layers `path` (`path.weight`, and `path.bias` where there is one) for faster passes without
-    /// gradients; f32 rounds nothing.
+    /// Rounds and packs the matrices of the layers `path` (`path.weight`, and `path.bias` where there is one) for faster passes
+    /// without gradients; f32 rounds nothing.
     pub fn rounded(&self, paths: impl Iterator<Item = String>, precision: Precision) -> Result<RoundedLayers> {
         let mut layers = RoundedLayers::default();
         for path in paths {
             let weight = self.get(&format!("{path}.weight"))?.var.as_detached_tensor();
             let bias = self.by_name.get(&format!("{path}.bias")).map(|param| param.var.as_detached_tensor());
             let matrix = match precision {
-                Precision::F32 => continue,
+                Precision::F32 => Matrix::Packed(Arc::new(DenseMatrix::new(&weight, bias.as_ref())?)),
                 Precision::Bf16 => Matrix::Bf16(Bf16Matrix::new(&weight, false)?, bias),
                 Precision::Int8 => Matrix::Int8(Arc::new(Int8Matrix::new(&weight, bias.as_ref())?)),
             };
@@ -281,6 +281,8 @@ pub struct View<'a> {
 pub enum Matrix {
     /// In f32: weight (Out, In), and bias (Out).
     Dense(Tensor, Option<Tensor>),
+    /// In f32 and packed, without gradients; the bias is inside.
+    Packed(Arc<DenseMatrix>),
     /// Frozen, in fewer bits.
     Quantised(Quantised, Option<Tensor>),
     /// In bf16, with bias.
@@ -294,6 +296,7 @@ impl Matrix {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Matrix::Dense(weight, bias) => nn::linear(x, weight, bias.as_ref()),
+            Matrix::Packed(matrix) => matrix.forward(x, None),
             Matrix::Quantised(weight, bias) => weight.forward(x, bias.as_ref()),
             Matrix::Bf16(matrix, bias) => matrix.forward(x, bias.as_ref()),
             Matrix::Int8(matrix) => matrix.forward(x),
@@ -304,6 +307,7 @@ impl Matrix {
     pub fn forward_then(&self, x: &Tensor, then: Then<'_>) -> Result<Tensor> {
         match self {
             Matrix::Dense(weight, bias) => nn::linear_then(x, weight, bias.as_ref(), then),
+            Matrix::Packed(matrix) => matrix.forward(x, Some(then)),
             Matrix::Quantised(..) | Matrix::Bf16(..) | Matrix::Int8(_) => then.apply(&self.forward(x)?),
         }
     }

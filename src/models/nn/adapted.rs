@@ -5,8 +5,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
+use super::dense::{self, After};
 use super::kernel::{check, floats, gradient, read_floats, unwritten, wrong_shape};
-use super::linear::{self, After};
 use super::matmul::{Target, View, multiply_on_all_cores};
 use super::quantised::Quantised;
 use crate::error::Result;
@@ -32,7 +32,7 @@ impl Base {
     fn multiply(&self, x: &[f32], bias: Option<&[f32]>) -> CandleResult<Vec<f32>> {
         let after = After { bias, ..After::default() };
         match self {
-            Base::Dense(weight) => read_floats(weight, |weight| linear::multiply(x, weight, self.dims(), after)),
+            Base::Dense(weight) => read_floats(weight, |weight| dense::multiply(x, weight.into(), self.dims(), after)),
             Base::Quantised(weight) => {
                 let mut y = weight.multiply(x)?;
                 after.finish_all(&mut y, self.dims().0);

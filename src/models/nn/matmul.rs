@@ -1,6 +1,6 @@
 //! Matrix products on views into flat buffers: operands are read where they lie, results written where they belong.
 //!
-//! This is the product for everything that has no better one: where many rows meet a weight see [`super::linear::multiply`],
+//! This is the product for everything that has no better one: where many rows meet a weight see [`super::dense::multiply`],
 //! which packs it, and for few rows [`super::skinny`].
 
 /// A matrix inside a buffer of numbers.

@@ -6,6 +6,7 @@
 //!
 //! Other processors multiply with [`super::matmul`]; see [`available`].
 
+use std::fmt;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -35,24 +36,31 @@ pub(super) struct Packed {
     start: usize,
 }
 
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "packed ({}, {})", self.depth, self.columns)
+    }
+}
+
 impl Packed {
-    /// Packs `b` on all cores. Needs [`available`].
+    /// Packs `b` on all cores, in strips as [`super::tiles::each_job`] cuts them. Needs [`available`].
     pub fn on_all_cores(b: View<'_>) -> Self {
         let mut packed = Self::default();
-        packed.shape(b.rows, b.columns);
+        packed.shape(b.rows, b.columns, TILE_BLOCKS);
         let (depth, width) = (packed.depth, packed.strip_columns());
         packed.lines().par_chunks_mut(depth * width).enumerate().for_each(|(strip, to)| {
-            pack_strip(b, strip * width, 1.0, to);
+            pack_strip(b, strip * width, to);
         });
         packed
     }
 
-    /// Packs factor · `b` in the place of what was here, on this thread. Needs [`available`].
-    pub fn take(&mut self, b: View<'_>, factor: f32) {
-        self.shape(b.rows, b.columns);
+    /// Packs `b` in the place of what was here, on this thread. Needs [`available`].
+    pub fn take(&mut self, b: View<'_>) {
+        // Four blocks go as two and two: a strip of one block has too few sums to keep the processor busy.
+        self.shape(b.rows, b.columns, if b.columns.div_ceil(LANES) == 4 { 2 } else { TILE_BLOCKS });
         let (depth, width) = (self.depth, self.strip_columns());
         for (strip, to) in self.lines().chunks_mut(depth * width).enumerate() {
-            pack_strip(b, strip * width, factor, to);
+            pack_strip(b, strip * width, to);
         }
     }
 
@@ -66,11 +74,9 @@ impl Packed {
         self.columns.div_ceil(LANES) * LANES
     }
 
-    fn shape(&mut self, depth: usize, columns: usize) {
+    fn shape(&mut self, depth: usize, columns: usize, blocks: usize) {
         assert!(depth > 0 && columns > 0, "an empty right side");
-        (self.depth, self.columns) = (depth, columns);
-        // Four blocks go as two and two: a strip of one block has too few sums to keep the processor busy.
-        self.blocks = if columns.div_ceil(LANES) == 4 { 2 } else { TILE_BLOCKS };
+        (self.depth, self.columns, self.blocks) = (depth, columns, blocks);
         let needed = depth * self.padded_columns() + LANES - 1;
         if self.values.len() < needed {
             self.values = unwritten(needed);
@@ -127,14 +133,14 @@ impl Packed {
 }
 
 /// Columns of `b` from `first` on, as many as `to` has room for, 0 after the last.
-fn pack_strip(b: View<'_>, first: usize, factor: f32, to: &mut [f32]) {
+fn pack_strip(b: View<'_>, first: usize, to: &mut [f32]) {
     assert!(available() && b.fits() && to.len().is_multiple_of(b.rows * LANES) && first < b.columns);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the processor has AVX-512; `b` and `to` hold what is read and written by the lengths checked just now.
     unsafe {
         match b.strides {
-            (_, 1) => avx512::pack_rows(b, first, factor, to),
-            (1, _) => avx512::pack_columns(b, first, factor, to),
+            (_, 1) => avx512::pack_rows(b, first, to),
+            (1, _) => avx512::pack_columns(b, first, to),
             strides => unreachable!("a right side that is dense in neither direction: {strides:?}"),
         }
     }
@@ -168,29 +174,29 @@ mod tests {
             let turned: Vec<f32> = (0..columns * depth).map(|at| b[at % depth * columns + at / depth]).collect();
             let turned = View::new(&turned, 0, columns, depth, depth).transposed();
             let mut packed = Packed::default();
-            packed.take(turned, 0.5);
-            let want = |row: usize, column: usize, depths: Range<usize>, factor: f64| -> f64 {
+            packed.take(turned);
+            let want = |row: usize, column: usize, depths: Range<usize>| -> f64 {
                 let product = |k: usize| f64::from(x[row * depth + k]) * f64::from(b[k * columns + column]);
-                factor * depths.map(product).sum::<f64>()
+                depths.map(product).sum::<f64>()
             };
             let check = |y: &[f32], row: usize, column: usize, want: f64| {
                 let got = f64::from(y[row * columns + column]);
                 assert!((got - want).abs() < 1e-5, "({rows}, {depth}, {columns}) at {row}, {column}: {got} {want}");
             };
-            let (half, strip) = (depth / 2, packed.strip_columns());
+            let half = depth / 2;
             let mut y = vec![7f32; rows * columns];
             let part = View::new(&x, half, rows, depth - half, depth);
             packed.multiply(part, half..depth, 0..columns, &Target::dense(&mut y, columns), None);
             (0..rows * columns).for_each(|at| {
-                check(&y, at / columns, at % columns, want(at / columns, at % columns, half..depth, 0.5));
+                check(&y, at / columns, at % columns, want(at / columns, at % columns, half..depth));
             });
             let whole = View::new(&x, 0, rows, depth, depth);
-            for from in (0..columns).step_by(strip) {
+            for from in (0..columns).step_by(TILE_BLOCKS * LANES) {
                 let mut y = vec![7f32; rows * columns];
                 let to = unsafe { super::super::matmul::Shared::new(&mut y).at(from, columns) };
                 Packed::on_all_cores(dense).multiply(whole, 0..depth, from..columns, &to, Some(&bias));
                 for (row, column) in (0..rows * columns).map(|at| (at / columns, at % columns)) {
-                    let sum = want(row, column, 0..depth, 1.0) + f64::from(bias[column]);
+                    let sum = want(row, column, 0..depth) + f64::from(bias[column]);
                     check(&y, row, column, if column < from { 7.0 } else { sum });
                 }
             }

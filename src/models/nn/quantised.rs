@@ -11,8 +11,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::bf16::Bf16Matrix;
+use super::dense::{self, After};
 use super::kernel::{check, floats, gradient, read_floats, unwritten, wrong_shape};
-use super::linear::{self, After};
 use super::matmul::{Target, View, multiply_on_all_cores};
 use crate::error::{Error, Result};
 
@@ -213,7 +213,7 @@ fn multiply(weight: &QTensor, x: &[f32], transposed: bool) -> CandleResult<Vec<f
     let weight = weight.dequantize(&Device::Cpu)?;
     read_floats(&weight, |weight| {
         if !transposed {
-            return linear::multiply(x, weight, (out, input), After::default());
+            return dense::multiply(x, weight.into(), (out, input), After::default());
         }
         let mut y = unwritten(x.len() / out * input);
         let (x, weight) = (View::new(x, 0, x.len() / out, out, out), View::new(weight, 0, out, input, input));

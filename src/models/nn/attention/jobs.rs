@@ -60,7 +60,7 @@ pub(super) struct Gradients<'a> {
 /// What one thread uses again for each of its jobs.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Keys · scale and values of the present piece and key head.
+    /// Keys and values of the present piece and key head.
     keys: Packed,
     values: Packed,
     /// Rows of scores, then of exponentials, then (in a backward pass) of probabilities.
@@ -90,8 +90,8 @@ impl Over {
 }
 
 simd! {
-    /// Scores to exponentials, row by row: over the keys seen, 0 elsewhere; and 1 over their sums.
-    fn soften(scores: &mut [f32], width: usize, seen: &[Range<usize>], inverse: &mut [f32]) {
+    /// Scores to exponentials of scale · scores, row by row: over the keys seen, 0 elsewhere; and 1 over their sums. `scale` > 0.
+    fn soften(scores: &mut [f32], width: usize, scale: f32, seen: &[Range<usize>], inverse: &mut [f32]) {
         for ((row, seen), inverse) in scores.chunks_exact_mut(width).zip(seen).zip(inverse) {
             if seen.is_empty() {
                 row.fill(0.0);
@@ -114,7 +114,7 @@ simd! {
             let mut sums = [0f32; LANES];
             for line in lines {
                 for lane in 0..LANES {
-                    line[lane] = exp_of_negative(line[lane] - top);
+                    line[lane] = exp_of_negative((line[lane] - top) * scale);
                     sums[lane] += line[lane];
                 }
             }
@@ -165,7 +165,7 @@ impl Attention {
     fn pack_keys(&self, a: &Arguments<'_>, piece: &Piece, key_head: usize, scratch: &mut Scratch) {
         if self.is_packed(piece) {
             let k = a.k.head(piece.keys.start, piece.keys.len(), key_head, self.width);
-            scratch.keys.take(k.transposed(), self.how.scale as f32);
+            scratch.keys.take(k.transposed());
         }
     }
 
@@ -211,7 +211,13 @@ impl Attention {
             packed.multiply(q, 0..self.width, first..first + width, &Target::dense(scores, width), None);
         } else {
             let k = a.k.head(piece.keys.start + start, end - start, self.key_head(head), self.width);
-            multiply(Target::dense(scores, width), q, k.transposed(), self.how.scale as f32, false);
+            multiply(Target::dense(scores, width), q, k.transposed(), 1.0, false);
+        }
+        // What is not linear needs the scaled scores; else they are scaled on the way.
+        let mut scale = self.how.scale as f32;
+        if self.bias.is_some() || self.how.soft_cap.is_some() || scale <= 0.0 {
+            scores.iter_mut().for_each(|score| *score *= scale);
+            scale = 1.0;
         }
         if let (Some(bias), Some(side)) = (a.bias, self.bias) {
             for (i, row) in block.zip(scores.chunks_exact_mut(width)) {
@@ -229,7 +235,7 @@ impl Attention {
             capped.extend_from_slice(scores);
         }
         inverse.resize(rows, 0.0);
-        soften(scores, width, seen, inverse);
+        soften(scores, width, scale, seen, inverse);
         Some(over)
     }
 
@@ -256,7 +262,7 @@ impl Attention {
             let is_packed = self.is_packed(piece);
             self.pack_keys(a, piece, key_head, scratch);
             if is_packed {
-                scratch.values.take(a.v.head(piece.keys.start, piece.keys.len(), key_head, width), 1.0);
+                scratch.values.take(a.v.head(piece.keys.start, piece.keys.len(), key_head, width));
             }
             for head in self.heads_of(key_head) {
                 for block in blocks(piece.queries.len(), if is_packed { PACKED_BLOCK } else { BLOCK }) {

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::{
     __m512, __m512d, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 use super::{LANES, View};
@@ -110,8 +110,8 @@ impl Tile {
 /// # Safety
 /// `b` holds its matrix; `to` has room for a whole number of blocks of its rows.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn pack_rows(b: View<'_>, first: usize, factor: f32, to: &mut [f32]) {
-    let (width, factor) = (to.len() / b.rows, _mm512_set1_ps(factor));
+pub unsafe fn pack_rows(b: View<'_>, first: usize, to: &mut [f32]) {
+    let width = to.len() / b.rows;
     for (k, to) in to.chunks_exact_mut(width).enumerate() {
         for (block, to) in to.chunks_exact_mut(LANES).enumerate() {
             let column = first + block * LANES;
@@ -119,7 +119,7 @@ pub unsafe fn pack_rows(b: View<'_>, first: usize, factor: f32, to: &mut [f32]) 
             // SAFETY: masked to the columns of `b`; `to` has 16 numbers.
             unsafe {
                 let from = b.values.as_ptr().wrapping_add(k * b.strides.0 + column);
-                _mm512_storeu_ps(to.as_mut_ptr(), _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from), factor));
+                _mm512_storeu_ps(to.as_mut_ptr(), _mm512_maskz_loadu_ps(mask, from));
             }
         }
     }
@@ -130,8 +130,8 @@ pub unsafe fn pack_rows(b: View<'_>, first: usize, factor: f32, to: &mut [f32]) 
 /// # Safety
 /// As for [`pack_rows`].
 #[target_feature(enable = "avx512f")]
-pub unsafe fn pack_columns(b: View<'_>, first: usize, factor: f32, to: &mut [f32]) {
-    let (width, factor) = (to.len() / b.rows, _mm512_set1_ps(factor));
+pub unsafe fn pack_columns(b: View<'_>, first: usize, to: &mut [f32]) {
+    let width = to.len() / b.rows;
     for column in (0..width).step_by(LANES) {
         let count = b.columns.saturating_sub(first + column).min(LANES);
         for k in (0..b.rows).step_by(LANES) {
@@ -141,7 +141,7 @@ pub unsafe fn pack_columns(b: View<'_>, first: usize, factor: f32, to: &mut [f32
                 // SAFETY: masked to the rows of `b`, in one of its columns.
                 *row = unsafe {
                     let from = b.values.as_ptr().add((first + column + i) * b.strides.1 + k);
-                    _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes(depth), from), factor)
+                    _mm512_maskz_loadu_ps(lanes(depth), from)
                 };
             }
             let turned = transposed(rows);
