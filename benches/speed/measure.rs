@@ -66,10 +66,19 @@ impl Times {
         Ok(())
     }
 
-    /// The least wall time and the least CPU time of a repetition in seconds.
-    pub fn least(&self) -> (f64, f64) {
-        let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
-        (least(&self.wall), least(&self.cpu))
+    /// How many repetitions were measured.
+    pub fn count(&self) -> f64 {
+        self.wall.len() as f64
+    }
+
+    /// The least wall time of a repetition in seconds.
+    pub fn least(&self) -> f64 {
+        self.wall.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    /// CPU seconds of all repetitions together.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.cpu.iter().sum()
     }
 
     /// The median wall time of a repetition in seconds.
@@ -135,7 +144,7 @@ impl Line {
     pub fn times(mut self, times: &Times, units: f64) -> Self {
         self.units = units;
         self.median = times.median();
-        self.min = times.least().0;
+        self.min = times.least();
         self.max = times.wall.iter().copied().fold(0.0, f64::max);
         self.cpu_seconds = median(&times.cpu);
         self.per_second = units / self.median;

@@ -2,8 +2,9 @@
 //!
 //! Every sequence and head is a job of its own that reads queries, keys and values where the projections left them and
 //! writes its result there too: nothing is padded. Where many queries meet the same keys and values, these are packed first.
-//! Queries are taken in blocks, so that few rows of scores exist at a time, and a block meets only the keys that one of its queries can see: a causal mask
-//! halves the work instead of hiding it. Probabilities are computed again in the backward pass instead of being kept.
+//! Queries are taken in blocks, so that few rows of scores exist at a time, and a block meets only the keys that one of its
+//! queries can see: a causal mask halves the work instead of hiding it. Probabilities are computed again in the backward pass
+//! instead of being kept.
 
 mod jobs;
 

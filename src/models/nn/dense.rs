@@ -210,3 +210,35 @@ pub(super) fn multiply(x: &[f32], weight: Weight<'_>, (out, input): (usize, usiz
     after.finish_all(&mut y, out);
     y
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::nn::testing::{noise, norm};
+    use candle_core::Var;
+
+    /// Few and many rows, whole and ragged strips: the layers one after the other, and packed before or not the same bits.
+    #[test]
+    fn what_follows_is_the_layer_that_it_stands_for() {
+        for (rows, input, out) in [(5, 64, 33), (70, 384, 48), (131, 37, 200), (64, 20, 64)] {
+            let (x, weight, bias) = (noise(1, &[rows, input]), noise(2, &[out, input]), noise(3, &[out]));
+            let other = noise(4, &[rows, out]);
+            let matrix = DenseMatrix::new(&weight, Some(&bias)).unwrap();
+            let plain = linear(&x, &weight, Some(&bias)).unwrap();
+            let bits = |t: &Tensor| t.to_vec2::<f32>().unwrap();
+            assert_eq!(bits(&matrix.forward(&x, None).unwrap()), bits(&plain));
+            for then in [Then::Activate(Activation::Gelu), Then::Activate(Activation::Silu), Then::Add(&other)] {
+                let want = then.apply(&plain).unwrap();
+                let got = linear_then(&x, &weight, Some(&bias), then).unwrap();
+                assert!(norm(&(&got - &want).unwrap()) <= 1e-6 * norm(&want), "({rows}, {input}, {out}) {then:?}");
+                assert_eq!(bits(&matrix.forward(&x, Some(then)).unwrap()), bits(&got));
+            }
+            let error = linear_then(&x, &weight, None, Then::Add(&bias)).unwrap_err();
+            assert!(error.to_string().contains(&format!("[{rows}, {out}]")), "{error}");
+            let x = Var::from_tensor(&x).unwrap();
+            let y = linear_then(&x, &weight, Some(&bias), Then::Add(&other)).unwrap();
+            assert!(y.sum_all().unwrap().backward().unwrap().get(&x).is_some());
+            assert!(matrix.forward(&x, None).unwrap_err().to_string().contains("gradients"));
+        }
+    }
+}

@@ -66,6 +66,36 @@ pub(super) fn unwritten(length: usize) -> Vec<f32> {
     unsafe { Vec::from_raw_parts(values.as_mut_ptr().cast(), length, values.capacity()) }
 }
 
+/// Room for numbers that begins where a line of the cache does, used again and again.
+#[derive(Default)]
+pub(super) struct Aligned {
+    values: Vec<f32>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    /// Room for `length` numbers, which the caller writes before it reads them.
+    pub fn take(&mut self, length: usize) -> &mut [f32] {
+        if self.values.len() < length + LANES {
+            self.values = unwritten(length + LANES);
+            self.start = self.values.as_ptr().align_offset(LANES * size_of::<f32>()).min(LANES);
+        }
+        self.length = length;
+        &mut self.values[self.start..self.start + length]
+    }
+
+    /// What was written.
+    pub fn get(&self) -> &[f32] {
+        &self.values[self.start..self.start + self.length]
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..self.start + self.length]
+    }
+}
+
 /// Numbers one parallel piece of work should have: enough to hide the cost of handing it out.
 const PIECE: usize = 1 << 14;
 

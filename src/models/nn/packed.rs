@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernel::unwritten;
+use super::kernel::Aligned;
 use super::matmul::{Target, View};
 use super::tiles::{LANES, TILE_BLOCKS, TILE_ROWS};
 
@@ -31,9 +31,8 @@ pub(super) struct Packed {
     columns: usize,
     /// Blocks of 16 columns of every strip but the last, which has what is left.
     blocks: usize,
-    /// The strips from `start` on, where a line of the cache begins; columns after the last are 0.
-    values: Vec<f32>,
-    start: usize,
+    /// The strips; columns after the last are 0.
+    values: Aligned,
 }
 
 impl fmt::Debug for Packed {
@@ -45,21 +44,21 @@ impl fmt::Debug for Packed {
 impl Packed {
     /// Packs `b` on all cores, in strips as [`super::tiles::each_job`] cuts them. Needs [`available`].
     pub fn on_all_cores(b: View<'_>) -> Self {
-        let mut packed = Self::default();
-        packed.shape(b.rows, b.columns, TILE_BLOCKS);
-        let (depth, width) = (packed.depth, packed.strip_columns());
-        packed.lines().par_chunks_mut(depth * width).enumerate().for_each(|(strip, to)| {
-            pack_strip(b, strip * width, to);
-        });
+        let (mut packed, width) = (Self::default(), TILE_BLOCKS * LANES);
+        packed
+            .shape(b.rows, b.columns, TILE_BLOCKS)
+            .par_chunks_mut(b.rows * width)
+            .enumerate()
+            .for_each(|(strip, to)| pack_strip(b, strip * width, to));
         packed
     }
 
     /// Packs `b` in the place of what was here, on this thread. Needs [`available`].
     pub fn take(&mut self, b: View<'_>) {
         // Four blocks go as two and two: a strip of one block has too few sums to keep the processor busy.
-        self.shape(b.rows, b.columns, if b.columns.div_ceil(LANES) == 4 { 2 } else { TILE_BLOCKS });
-        let (depth, width) = (self.depth, self.strip_columns());
-        for (strip, to) in self.lines().chunks_mut(depth * width).enumerate() {
+        let blocks = if b.columns.div_ceil(LANES) == 4 { 2 } else { TILE_BLOCKS };
+        let width = blocks * LANES;
+        for (strip, to) in self.shape(b.rows, b.columns, blocks).chunks_mut(b.rows * width).enumerate() {
             pack_strip(b, strip * width, to);
         }
     }
@@ -74,19 +73,12 @@ impl Packed {
         self.columns.div_ceil(LANES) * LANES
     }
 
-    fn shape(&mut self, depth: usize, columns: usize, blocks: usize) {
+    /// Takes on a shape; the room of the strips.
+    fn shape(&mut self, depth: usize, columns: usize, blocks: usize) -> &mut [f32] {
         assert!(depth > 0 && columns > 0, "an empty right side");
         (self.depth, self.columns, self.blocks) = (depth, columns, blocks);
-        let needed = depth * self.padded_columns() + LANES - 1;
-        if self.values.len() < needed {
-            self.values = unwritten(needed);
-            self.start = self.values.as_ptr().align_offset(LANES * size_of::<f32>()).min(LANES - 1);
-        }
-    }
-
-    fn lines(&mut self) -> &mut [f32] {
-        let length = self.depth * self.padded_columns();
-        &mut self.values[self.start..self.start + length]
+        let length = depth * self.padded_columns();
+        self.values.take(length)
     }
 
     /// to = x · b[depth, columns] + bias[columns], for all rows of `x`, on this thread. Columns begin at a strip and end where
@@ -107,8 +99,8 @@ impl Packed {
         for first in columns.clone().step_by(width) {
             let padded = width.min(self.padded_columns() - first);
             let own = padded.min(columns.end - first);
-            let at = self.start + first * self.depth + depth.start * padded;
-            let strip = &self.values[at..at + depth.len() * padded];
+            let at = first * self.depth + depth.start * padded;
+            let strip = &self.values.get()[at..at + depth.len() * padded];
             let bias = bias.map(|bias| &bias[first..first + own]);
             for row in (0..x.rows).step_by(TILE_ROWS) {
                 let rows = TILE_ROWS.min(x.rows - row);
@@ -193,6 +185,7 @@ mod tests {
             let whole = View::new(&x, 0, rows, depth, depth);
             for from in (0..columns).step_by(TILE_BLOCKS * LANES) {
                 let mut y = vec![7f32; rows * columns];
+                // SAFETY: nobody else uses the buffer meanwhile.
                 let to = unsafe { super::super::matmul::Shared::new(&mut y).at(from, columns) };
                 Packed::on_all_cores(dense).multiply(whole, 0..depth, from..columns, &to, Some(&bias));
                 for (row, column) in (0..rows * columns).map(|at| (at / columns, at % columns)) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, Layout, Result as CandleResult};
 
 use super::{Attention, Piece};
-use crate::models::nn::kernel::{exp_of_negative, fold, simd, sum_by_two};
+use crate::models::nn::kernel::{Aligned, exp_of_negative, fold, simd, sum_by_two};
 use crate::models::nn::matmul::{Shared, Target, View, multiply};
 use crate::models::nn::packed::{self, Packed};
 use crate::models::nn::tiles::{LANES, TILE_ROWS};
@@ -64,7 +64,7 @@ pub(super) struct Scratch {
     keys: Packed,
     values: Packed,
     /// Rows of scores, then of exponentials, then (in a backward pass) of probabilities.
-    scores: Vec<f32>,
+    scores: Aligned,
     /// 1 / Σ of each row of exponentials; 0 for a query that sees nothing.
     inverse: Vec<f32>,
     capped: Vec<f32>,
@@ -90,7 +90,8 @@ impl Over {
 }
 
 simd! {
-    /// Scores to exponentials of scale · scores, row by row: over the keys seen, 0 elsewhere; and 1 over their sums. `scale` > 0.
+    /// Scores to exponentials of scale · scores, row by row: over the keys seen, 0 elsewhere; and 1 over their sums.
+    /// `scale` is positive.
     fn soften(scores: &mut [f32], width: usize, scale: f32, seen: &[Range<usize>], inverse: &mut [f32]) {
         for ((row, seen), inverse) in scores.chunks_exact_mut(width).zip(seen).zip(inverse) {
             if seen.is_empty() {
@@ -98,14 +99,20 @@ simd! {
                 *inverse = 0.0;
                 continue;
             }
-            // Whole registers are computed: e to the −∞ is 0.
-            row[..seen.start].fill(f32::NEG_INFINITY);
-            row[seen.end..].fill(f32::NEG_INFINITY);
             let (lines, _) = row.as_chunks_mut::<LANES>();
             // NaN may get lost here, but not in the sum.
             let larger = |x: f32, y: f32| if y > x { y } else { x };
             let mut tops = [f32::NEG_INFINITY; LANES];
-            for line in lines.iter() {
+            for (at, line) in lines.iter_mut().enumerate() {
+                let columns = at * LANES..(at + 1) * LANES;
+                if columns.start < seen.start || columns.end > seen.end {
+                    // Whole registers are computed: e to the −∞ is 0.
+                    let (start, end) = (seen.start as u32, seen.end as u32);
+                    for (lane, score) in line.iter_mut().enumerate() {
+                        let column = columns.start as u32 + lane as u32;
+                        *score = if column < start || column >= end { f32::NEG_INFINITY } else { *score };
+                    }
+                }
                 for lane in 0..LANES {
                     tops[lane] = larger(tops[lane], line[lane]);
                 }
@@ -202,15 +209,14 @@ impl Attention {
             *seen = if seen.start >= seen.end { 0..0 } else { seen.start - first..seen.end - first };
         }
         let over = Over { keys: start..end, start: start - first, width };
-        if scores.len() < rows * width {
-            scores.resize(rows * width, 0.0);
-        }
-        let scores = &mut scores[..rows * width];
+        let scores = scores.take(rows * width);
         let q = a.q.head(piece.queries.start + block.start, rows, head, self.width);
         if is_packed {
             packed.multiply(q, 0..self.width, first..first + width, &Target::dense(scores, width), None);
         } else {
             let k = a.k.head(piece.keys.start + start, end - start, self.key_head(head), self.width);
+            // The product leaves the ends of the rows as they are.
+            scores.chunks_exact_mut(width).for_each(|row| row[end - start..].fill(0.0));
             multiply(Target::dense(scores, width), q, k.transposed(), 1.0, false);
         }
         // What is not linear needs the scaled scores; else they are scaled on the way.
@@ -273,7 +279,7 @@ impl Attention {
                         (0..block.len()).for_each(|i| row(i).fill(0.0));
                         continue;
                     };
-                    let p = View::new(&scratch.scores, over.start, block.len(), over.keys.len(), over.width);
+                    let p = View::new(scratch.scores.get(), over.start, block.len(), over.keys.len(), over.width);
                     // SAFETY: as above.
                     let to = unsafe { y.at(at, stride) };
                     if is_packed {
@@ -307,10 +313,10 @@ impl Attention {
                     let Some(over) = self.exponentials(a, piece, head, block.clone(), scratch) else { continue };
                     let (rows, columns) = (block.len(), over.keys.len());
                     let numbers = rows * over.width;
-                    scale_rows(&mut scratch.scores[..numbers], over.width, &scratch.inverse);
+                    scale_rows(scratch.scores.get_mut(), over.width, &scratch.inverse);
                     let (query, key) = (piece.queries.start + block.start, piece.keys.start + over.keys.start);
                     let dy = dy.head(query, rows, head, width);
-                    let p = View::new(&scratch.scores, over.start, rows, columns, over.width);
+                    let p = View::new(scratch.scores.get(), over.start, rows, columns, over.width);
                     let at_key = key * k_stride + key_head * width;
                     if let Some(dv) = to.dv {
                         // SAFETY: keys of pieces are disjoint (checked before), and a key head of a piece has one job.
@@ -325,7 +331,7 @@ impl Attention {
                     let v = a.v.head(key, columns, key_head, width);
                     let ds = &mut scratch.ds[..numbers];
                     multiply(Target::dense(&mut ds[over.start..], over.width), dy, v.transposed(), 1.0, false);
-                    soften_backward(&scratch.scores[..numbers], ds, over.width, over.columns());
+                    soften_backward(scratch.scores.get(), ds, over.width, over.columns());
                     if let Some(cap) = self.how.soft_cap {
                         let cap = cap as f32;
                         for (ds, capped) in ds.iter_mut().zip(&scratch.capped) {
