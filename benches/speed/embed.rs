@@ -67,18 +67,20 @@ pub fn measure(common: &Common, args: &EmbedArgs) -> Result<Line> {
         .found("tokenize_seconds", embedded.tokenize_seconds))
 }
 
+/// What embedding gave.
 #[derive(Default)]
-struct Embedded {
+pub struct Embedded {
     /// In the order of the texts.
     vectors: Vec<f32>,
     /// Without padding.
     tokens: usize,
     /// Of the matrix products, without padding.
-    flops: f64,
+    pub flops: f64,
     tokenize_seconds: f64,
 }
 
-fn embed(
+/// Embeds `texts` from their characters on.
+pub fn embed(
     encoder: &Encoder,
     precision: Precision,
     texts: &[String],

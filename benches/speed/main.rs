@@ -12,6 +12,7 @@ mod embed;
 mod generator;
 mod inputs;
 mod joint;
+mod limit;
 mod matmul;
 mod measure;
 mod mnrl;
@@ -57,6 +58,8 @@ enum Work {
     Matmul,
     /// The golden numbers of the tests on the chosen device; no speed.
     Parity,
+    /// Embedding held against the matrix products alone, in turn.
+    Limit(limit::LimitArgs),
 }
 
 /// What every work takes.
@@ -119,6 +122,7 @@ fn main() -> ExitCode {
         Work::Decode => decode::measure(&cli.common),
         Work::Matmul => matmul::measure(&cli.common),
         Work::Parity => parity::measure(&cli.common),
+        Work::Limit(args) => limit::measure(&cli.common, args),
     };
     let measured = if cli.common.portable { nn::portably(measure) } else { measure() };
     match measured.and_then(|line| print(line, threads, cli.common.json)) {

@@ -36,14 +36,18 @@ impl Repeats {
         }
         let mut times = Times::default();
         for repetition in 0..self.warm_up + self.repetitions {
-            let (wall, cpu) = (Instant::now(), process::cpu_seconds());
-            once(repetition)?;
-            if repetition >= self.warm_up {
-                times.wall.push(wall.elapsed().as_secs_f64());
-                times.cpu.push(process::cpu_seconds() - cpu);
+            if self.is_warm_up(repetition) {
+                once(repetition)?;
+            } else {
+                times.take(|| once(repetition))?;
             }
         }
         Ok(times)
+    }
+
+    /// Whether that repetition, counted from 0, is not measured.
+    pub fn is_warm_up(self, repetition: usize) -> bool {
+        repetition < self.warm_up
     }
 
     /// The same without a warm-up, for a work that warms up in its own way.
@@ -53,6 +57,30 @@ impl Repeats {
 }
 
 impl Times {
+    /// Measures one repetition.
+    pub fn take(&mut self, once: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (wall, cpu) = (Instant::now(), process::cpu_seconds());
+        once()?;
+        self.wall.push(wall.elapsed().as_secs_f64());
+        self.cpu.push(process::cpu_seconds() - cpu);
+        Ok(())
+    }
+
+    /// How many repetitions were measured.
+    pub fn count(&self) -> f64 {
+        self.wall.len() as f64
+    }
+
+    /// The least wall time of a repetition in seconds.
+    pub fn least(&self) -> f64 {
+        self.wall.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    /// CPU seconds of all repetitions together.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.cpu.iter().sum()
+    }
+
     /// The median wall time of a repetition in seconds.
     pub fn median(&self) -> f64 {
         median(&self.wall)
@@ -116,7 +144,7 @@ impl Line {
     pub fn times(mut self, times: &Times, units: f64) -> Self {
         self.units = units;
         self.median = times.median();
-        self.min = times.wall.iter().copied().fold(f64::INFINITY, f64::min);
+        self.min = times.least();
         self.max = times.wall.iter().copied().fold(0.0, f64::max);
         self.cpu_seconds = median(&times.cpu);
         self.per_second = units / self.median;

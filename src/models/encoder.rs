@@ -16,6 +16,7 @@ mod limits;
 mod memory;
 mod modern;
 mod modules;
+mod pass;
 mod pooling;
 mod positions;
 mod rounded;
@@ -36,9 +37,8 @@ use self::cached::Cache;
 use self::chain::Module;
 use self::limits::Limits;
 use self::modules::Modules;
-use super::batch::TokenBatch;
-use super::dropout::{Draw, Dropping, Drops, Rates};
-use super::params::{Params, View};
+use super::dropout::{Draw, Dropping, Rates};
+use super::params::Params;
 use super::text::Text;
 use super::weights::Weights;
 use super::{Grad, Role};
@@ -289,34 +289,6 @@ impl Encoder {
         match role {
             Role::Question => question,
             Role::Passage => passage,
-        }
-    }
-
-    /// The vectors of sequences whose first `prompt` tokens the pooling leaves out.
-    fn forward_after(
-        &self,
-        sequences: &[Vec<u32>],
-        prompt: usize,
-        view: View<'_>,
-        draw: Option<Draw>,
-    ) -> Result<Tensor> {
-        let batch = TokenBatch::new(sequences, &self.device)?;
-        let (longest, limit) = (batch.spans.longest(), self.backbone.max_positions());
-        if longest > limit {
-            return Err(Error::new(format!(
-                "a sequence of `{longest}` tokens is longer than the {limit} positions of the encoder"
-            ))
-            .hint("cut texts with `tokenize`, which knows the limit"));
-        }
-        let drops = draw.map(|draw| Drops::new(draw, self.rates, &batch.spans));
-        let states = self.backbone.states(view.dropping(drops.as_ref()), &batch)?;
-        let mut vectors = self.modules.pooling.apply(&states, &batch.spans, prompt)?;
-        for module in &self.modules.chain {
-            vectors = module.apply(&vectors, view)?;
-        }
-        match self.modules.cut() {
-            Some(dim) => Ok(vectors.narrow(1, 0, dim)?.contiguous()?),
-            None => Ok(vectors),
         }
     }
 

@@ -2,14 +2,17 @@
 //!
 //! Always visited in name order, so that sums, digests and files do not depend on how a model was built.
 
+mod matrix;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+pub use self::matrix::Matrix;
 use super::dropout::{Drops, Site, drop_from};
-use super::nn::{self, Bf16Matrix, Format, Int8Matrix, Quantised};
+use super::nn::{self, Bf16Matrix, DenseMatrix, Format, Int8Matrix, Quantised, Then};
 use super::weights::{self, Weights};
 use super::{Grad, Precision};
 use crate::error::{Context, Error, Result};
@@ -115,15 +118,15 @@ impl Params {
         self.quantised.iter().map(|(name, packed)| (name.as_str(), packed))
     }
 
-    /// Rounds the matrices of the layers `path` (`path.weight`, and `path.bias` where there is one) for faster passes without
-    /// gradients; f32 rounds nothing.
+    /// Rounds and packs the matrices of the layers `path` (`path.weight`, and `path.bias` where there is one) for faster passes
+    /// without gradients; f32 rounds nothing.
     pub fn rounded(&self, paths: impl Iterator<Item = String>, precision: Precision) -> Result<RoundedLayers> {
         let mut layers = RoundedLayers::default();
         for path in paths {
             let weight = self.get(&format!("{path}.weight"))?.var.as_detached_tensor();
             let bias = self.by_name.get(&format!("{path}.bias")).map(|param| param.var.as_detached_tensor());
             let matrix = match precision {
-                Precision::F32 => continue,
+                Precision::F32 => Matrix::Packed(Arc::new(DenseMatrix::new(&weight, bias.as_ref())?)),
                 Precision::Bf16 => Matrix::Bf16(Bf16Matrix::new(&weight, false)?, bias),
                 Precision::Int8 => Matrix::Int8(Arc::new(Int8Matrix::new(&weight, bias.as_ref())?)),
             };
@@ -289,31 +292,6 @@ pub struct View<'a> {
     drops: Option<&'a Drops>,
 }
 
-/// A matrix of a layer as one pass uses it, with its bias.
-#[derive(Clone, Debug)]
-pub enum Matrix {
-    /// In f32: weight (Out, In), and bias (Out).
-    Dense(Tensor, Option<Tensor>),
-    /// Frozen, in fewer bits.
-    Quantised(Quantised, Option<Tensor>),
-    /// In bf16, with bias.
-    Bf16(Bf16Matrix, Option<Tensor>),
-    /// On 8-bit integers, without gradients; the bias is inside.
-    Int8(Arc<Int8Matrix>),
-}
-
-impl Matrix {
-    /// x (..., In) to (..., Out).
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Matrix::Dense(weight, bias) => nn::linear(x, weight, bias.as_ref()),
-            Matrix::Quantised(weight, bias) => weight.forward(x, bias.as_ref()),
-            Matrix::Bf16(matrix, bias) => matrix.forward(x, bias.as_ref()),
-            Matrix::Int8(matrix) => matrix.forward(x),
-        }
-    }
-}
-
 impl<'a> View<'a> {
     /// The same for a pass in training that drops this.
     pub(super) fn dropping(self, drops: Option<&'a Drops>) -> Self {
@@ -351,6 +329,26 @@ impl<'a> View<'a> {
     /// The layer at `path` applied to x (..., In): (..., Out).
     pub fn linear(&self, x: &Tensor, path: &str) -> Result<Tensor> {
         self.matrix(path)?.forward(x)
+    }
+
+    /// The same and what follows it.
+    pub fn linear_then(&self, x: &Tensor, path: &str, then: Then<'_>) -> Result<Tensor> {
+        self.matrix(path)?.forward_then(x, then)
+    }
+
+    /// `residual` plus what the layer at `path` makes of x, less what the pass drops of that at a place of a layer.
+    pub(super) fn linear_dropping(
+        &self,
+        x: &Tensor,
+        path: &str,
+        site: Site,
+        layer: usize,
+        residual: &Tensor,
+    ) -> Result<Tensor> {
+        match self.dropout(site, layer)? {
+            Some(how) => Ok((nn::dropout(&self.linear(x, path)?, &how)? + residual)?),
+            None => self.linear_then(x, path, Then::Add(residual)),
+        }
     }
 
     /// The tensor of this name. With [`Grad::On`] a trainable one is its variable; every other is detached, so that

@@ -11,7 +11,7 @@ use super::positions;
 use crate::error::Result;
 use crate::models::batch::TokenBatch;
 use crate::models::dropout::{Rates, Site};
-use crate::models::nn::{self, Activation, Attend};
+use crate::models::nn::{self, Activation, Attend, Then};
 use crate::models::params::View;
 
 /// What one family is called and has.
@@ -350,12 +350,11 @@ impl Bert {
                 Some(bias) => nn::attention_biased(&q, &k, &v, bias, &how)?,
                 None => nn::attention(&q, &k, &v, &how)?,
             };
-            let attended = view.linear(&attended, &part(names.attended))?;
-            let attended = view.drop_from(attended, Site::Attended, layer)?;
-            x = norm(&(attended + &x)?, &part(names.attended_norm))?;
-            let inner = nn::activate(&view.linear(&x, &part(names.inner))?, self.activation)?;
-            let inner = view.drop_from(view.linear(&inner, &part(names.outer))?, Site::FeedForward, layer)?;
-            x = norm(&(inner + &x)?, &part(names.outer_norm))?;
+            let attended = view.linear_dropping(&attended, &part(names.attended), Site::Attended, layer, &x)?;
+            x = norm(&attended, &part(names.attended_norm))?;
+            let inner = view.linear_then(&x, &part(names.inner), Then::Activate(self.activation))?;
+            let outer = view.linear_dropping(&inner, &part(names.outer), Site::FeedForward, layer, &x)?;
+            x = norm(&outer, &part(names.outer_norm))?;
         }
         Ok(x)
     }

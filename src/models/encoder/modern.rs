@@ -8,7 +8,7 @@ use super::positions;
 use crate::error::Result;
 use crate::models::batch::TokenBatch;
 use crate::models::dropout::{Rates, Site};
-use crate::models::nn::{self, Activation, Attend};
+use crate::models::nn::{self, Activation, Attend, Then};
 use crate::models::params::View;
 
 /// `model_type` of its config.json.
@@ -174,13 +174,12 @@ impl ModernBert {
             let k = nn::rope_packed(&fused.narrow(1, d, d)?, self.heads, cos, sin)?;
             let how = Attend { dropout: view.dropout(Site::Attention, layer)?, ..how.clone() };
             let attended = nn::attention(&q, &k, &fused.narrow(1, 2 * d, d)?, &how)?;
-            let attended = view.linear(&attended, &part("attn.Wo"))?;
-            x = (view.drop_from(attended, Site::Attended, layer)? + x)?;
+            x = view.linear_dropping(&attended, &part("attn.Wo"), Site::Attended, layer, &x)?;
 
             let fused = view.linear(&norm(&x, &part("mlp_norm"))?, &part("mlp.Wi"))?;
             let (gate, up) = (fused.narrow(1, 0, inner)?, fused.narrow(1, inner, inner)?);
-            let inner = view.drop_from(nn::gated(&gate, &up, self.activation)?, Site::FeedForward, layer)?;
-            x = (view.linear(&inner, &part("mlp.Wo"))? + x)?;
+            let gated = view.drop_from(nn::gated(&gate, &up, self.activation)?, Site::FeedForward, layer)?;
+            x = view.linear_then(&gated, &part("mlp.Wo"), Then::Add(&x))?;
         }
         norm(&x, FINAL_NORM)
     }

@@ -54,8 +54,8 @@ impl Projection {
         let (base, bias) = match &self.matrix {
             Matrix::Dense(weight, bias) if !weight.track_op() => (Base::Dense(weight.clone()), bias),
             Matrix::Quantised(weight, bias) => (Base::Quantised(weight.clone()), bias),
-            // The matrix trains beside its adapter, or is rounded for a pass without gradients.
-            Matrix::Dense(..) | Matrix::Bf16(..) | Matrix::Int8(_) => {
+            // The matrix trains beside its adapter, or is rounded or packed for passes without gradients.
+            Matrix::Dense(..) | Matrix::Packed(_) | Matrix::Bf16(..) | Matrix::Int8(_) => {
                 let narrow = (nn::linear(&drop_from(x.clone(), dropout.as_ref())?, a, None)? * *scale)?;
                 return Ok((self.matrix.forward(x)? + nn::linear(&narrow, b, None)?)?);
             }

@@ -2,7 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{self, check, each_piece, each_piece_of_two, exp_of_negative, floats, gradient, sigmoid, simd};
+use super::kernel::{
+    self, check, each_piece, each_piece_of_two, exp_of_negative, floats, gradient, sigmoid, simd, unwritten,
+};
 use super::portable;
 use crate::error::{Error, Result};
 
@@ -42,6 +44,11 @@ impl Activation {
         }
     }
 
+    /// The function of each number, written over it.
+    pub(super) fn in_place(self, values: &mut [f32]) {
+        (self.kernels().in_place)(values);
+    }
+
     fn kernels(self) -> &'static Kernels {
         match self {
             Self::Gelu => &gelu::KERNELS,
@@ -51,6 +58,9 @@ impl Activation {
         }
     }
 }
+
+/// Numbers that stay in the first-level cache between two loops over them.
+const NEAR: usize = 2048;
 
 /// The function of each number; any shape.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -88,19 +98,15 @@ fn normal(x: f32) -> (f32, f32) {
     let u = z * z;
     let e = exp_of_negative(-u);
     let mut p = -0.000_593_838_34;
-    p = p * u + 0.004_977_8;
-    p = p * u - 0.026_750_918;
-    p = p * u + 0.112_811_34;
-    p = p * u - 0.376_123_76;
-    p = p * u + std::f32::consts::FRAC_2_SQRT_PI; // what the fit gives, to the last bit but one
-    let t = 1.0 / (1.0 + 0.45 * z);
+    // The last is what the fit gives, to the last bit but one.
+    for term in [0.004_977_8, -0.026_750_918, 0.112_811_34, -0.376_123_76, std::f32::consts::FRAC_2_SQRT_PI] {
+        p = u.mul_add(p, term);
+    }
+    let t = 1.0 / z.mul_add(0.45, 1.0);
     let mut q = 0.057_647_806;
-    q = q * t - 0.356_911_87;
-    q = q * t + 0.633_054_8;
-    q = q * t - 0.181_001_81;
-    q = q * t + 0.365_178_35;
-    q = q * t + 0.225_640_54;
-    q = q * t + 0.256_337_46;
+    for term in [-0.356_911_87, 0.633_054_8, -0.181_001_81, 0.365_178_35, 0.225_640_54, 0.256_337_46] {
+        q = t.mul_add(q, term);
+    }
     // The upper tail 1 − Φ(|x|): taken as such, so that Φ of large negative numbers keeps its digits.
     let tail = if z < 0.9 { 0.5 - 0.5 * (z * p) } else { 0.5 * e * (t * q) };
     (if x < 0.0 { tail } else { 1.0 - tail }, e)
@@ -111,7 +117,7 @@ type GatedBackward = fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
 
 /// The loops of one function.
 struct Kernels {
-    forward: fn(&[f32], &mut [f32]),
+    in_place: fn(&mut [f32]),
     backward: fn(&[f32], &[f32], &mut [f32]),
     gated: fn(&[f32], &[f32], &mut [f32]),
     gated_backward: GatedBackward,
@@ -123,12 +129,12 @@ macro_rules! curve {
         mod $name {
             use super::*;
 
-            pub(super) static KERNELS: Kernels = Kernels { forward, backward, gated, gated_backward };
+            pub(super) static KERNELS: Kernels = Kernels { in_place, backward, gated, gated_backward };
 
             simd! {
-                fn forward(x: &[f32], y: &mut [f32]) {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = $value(x);
+                fn in_place(y: &mut [f32]) {
+                    for y in y {
+                        *y = $value(*y);
                     }
                 }
             }
@@ -188,15 +194,19 @@ impl CustomOp1 for Activation {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let x = floats("activation", storage, layout)?;
-        let forward = self.kernels().forward;
-        let mut y = vec![0f32; x.len()];
-        each_piece(&mut y, 1, |first, y| forward(&x[first..first + y.len()], y));
+        let mut y = unwritten(x.len());
+        each_piece(&mut y, 1, |first, y| {
+            for (y, x) in y.chunks_mut(NEAR).zip(x[first..].chunks(NEAR)) {
+                y.copy_from_slice(&x[..y.len()]);
+                self.in_place(y);
+            }
+        });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
         let backward = self.kernels().backward;
-        let mut dx = vec![0f32; x.elem_count()];
+        let mut dx = unwritten(x.elem_count());
         kernel::read_floats(x, |x| {
             kernel::read_floats(&dy.contiguous()?, |dy| {
                 each_piece(&mut dx, 1, |first, dx| {
@@ -224,7 +234,7 @@ impl CustomOp2 for Activation {
         let gate = floats("gated activation", gate, gate_layout)?;
         let up = floats("gated activation", up, up_layout)?;
         let forward = self.kernels().gated;
-        let mut y = vec![0f32; gate.len()];
+        let mut y = unwritten(gate.len());
         each_piece(&mut y, 1, |first, y| {
             let range = first..first + y.len();
             forward(&gate[range.clone()], &up[range], y);
@@ -240,8 +250,8 @@ impl CustomOp2 for Activation {
         dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let backward = self.kernels().gated_backward;
-        let mut dgate = vec![0f32; gate.elem_count()];
-        let mut dup = vec![0f32; gate.elem_count()];
+        let mut dgate = unwritten(gate.elem_count());
+        let mut dup = unwritten(gate.elem_count());
         kernel::read_floats(gate, |g| {
             kernel::read_floats(up, |u| {
                 kernel::read_floats(&dy.contiguous()?, |dy| {

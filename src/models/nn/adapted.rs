@@ -7,9 +7,9 @@ use std::borrow::Cow;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
+use super::dense::{self, After};
 use super::dropout::{Dropout, refuse_on_device};
-use super::kernel::{check, each_piece, floats, gradient, read_floats, simd, wrong_shape};
-use super::linear::{self, add_to_rows};
+use super::kernel::{check, each_piece, floats, gradient, read_floats, simd, unwritten, wrong_shape};
 use super::matmul::{Target, View, multiply_on_all_cores};
 use super::portable;
 use super::quantised::Quantised;
@@ -40,11 +40,16 @@ impl Base {
         }
     }
 
-    /// x (rows, In) to (rows, Out).
-    fn multiply(&self, x: &[f32]) -> CandleResult<Vec<f32>> {
+    /// x (rows, In) to (rows, Out), plus `bias` (Out).
+    fn multiply(&self, x: &[f32], bias: Option<&[f32]>) -> CandleResult<Vec<f32>> {
+        let after = After { bias, ..After::default() };
         match self {
-            Base::Dense(weight) => read_floats(weight, |weight| linear::multiply(x, weight, self.dims())),
-            Base::Quantised(weight) => weight.multiply(x),
+            Base::Dense(weight) => read_floats(weight, |weight| dense::multiply(x, weight.into(), self.dims(), after)),
+            Base::Quantised(weight) => {
+                let mut y = weight.multiply(x)?;
+                after.finish_all(&mut y, self.dims().0);
+                Ok(y)
+            }
         }
     }
 
@@ -54,7 +59,7 @@ impl Base {
         match self {
             Base::Dense(weight) => read_floats(weight, |weight| {
                 let rows = dy.len() / out;
-                let mut dx = vec![0f32; rows * input];
+                let mut dx = unwritten(rows * input);
                 let (dy, weight) = (View::new(dy, 0, rows, out, out), View::new(weight, 0, out, input, input));
                 multiply_on_all_cores(Target::dense(&mut dx, input), dy, weight, 1.0, false);
                 dx
@@ -139,7 +144,7 @@ fn matrix(values: &[f32], columns: usize) -> View<'_> {
 
 /// factor · a · b as a dense matrix with rows of `columns` numbers.
 fn product(a: View<'_>, b: View<'_>, rows: usize, columns: usize, factor: f32) -> Vec<f32> {
-    let mut y = vec![0f32; rows * columns];
+    let mut y = unwritten(rows * columns);
     multiply_on_all_cores(Target::dense(&mut y, columns), a, b, factor, false);
     y
 }
@@ -169,7 +174,10 @@ impl CustomOp3 for Adapted {
         let name = self.name();
         let (x, a, b) = (floats(name, x, xl)?, floats(name, a, al)?, floats(name, b, bl)?);
         let ((out, input), (rank, _)) = (self.base.dims(), al.shape().dims2()?);
-        let mut y = self.base.multiply(x)?;
+        let mut y = match &self.bias {
+            Some(bias) => read_floats(bias, |bias| self.base.multiply(x, Some(bias)))??,
+            None => self.base.multiply(x, None)?,
+        };
         let narrow = self.narrow(x, a, input, rank);
         multiply_on_all_cores(
             Target::dense(&mut y, out),
@@ -178,9 +186,6 @@ impl CustomOp3 for Adapted {
             1.0,
             true,
         );
-        if let Some(bias) = &self.bias {
-            read_floats(bias, |bias| each_piece(&mut y, out, |_, rows| add_to_rows(rows, bias)))?;
-        }
         let mut shape = xl.shape().dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = out;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{check, check_on_cpu, floats, gradient, read_floats, simd, with_values, wrong_shape};
+use super::kernel::{check, check_on_cpu, floats, gradient, read_floats, simd, unwritten, with_values, wrong_shape};
 use super::tiles::{LANES, Part, TILE_BLOCKS, TILE_ROWS, each_job};
 use crate::error::Result;
 
@@ -136,7 +136,7 @@ impl Packed {
 
     fn multiply(&self, x: &[f32]) -> Vec<f32> {
         let pairs = self.input.div_ceil(2);
-        let mut y = vec![0f32; x.len() / self.input * self.out];
+        let mut y = unwritten(x.len() / self.input * self.out);
         each_job(&mut y, self.out, |rows, outputs, y| {
             let mut rounded = vec![0u16; rows.len() * pairs * 2];
             let x = &x[rows.start * self.input..rows.end * self.input];

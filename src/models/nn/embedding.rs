@@ -2,7 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{check, check_ids, each_piece, floats, gradient, ids, read_floats, read_ids, wrong_shape};
+use super::kernel::{
+    check, check_ids, each_piece, floats, gradient, ids, read_floats, read_ids, unwritten, wrong_shape,
+};
 use super::portable;
 use crate::error::{Error, Result};
 
@@ -93,7 +95,7 @@ impl CustomOp2 for Embedding {
         let table = floats(self.name(), table, tl)?;
         let chosen = ids(self.name(), chosen, il)?;
         let (_, width) = tl.shape().dims2()?;
-        let mut y = vec![0f32; chosen.len() * width];
+        let mut y = unwritten(chosen.len() * width);
         each_piece(&mut y, width, |first, y| {
             for (row, &id) in y.chunks_exact_mut(width).zip(&chosen[first..]) {
                 row.copy_from_slice(&table[id as usize * width..(id as usize + 1) * width]);
@@ -142,7 +144,7 @@ impl CustomOp3 for BertEmbedding {
         let position = floats(self.name(), position, pl)?;
         let (_, width) = wl.shape().dims2()?;
         let segment = &floats(self.name(), segment, sl)?[..width];
-        let mut y = vec![0f32; self.ids.len() * width];
+        let mut y = unwritten(self.ids.len() * width);
         each_piece(&mut y, width, |first, y| {
             let chosen = self.ids[first..].iter().zip(&self.places[first..]);
             for (row, (&id, &place)) in y.chunks_exact_mut(width).zip(chosen) {

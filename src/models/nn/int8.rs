@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{check, check_on_cpu, simd, with_values, wrong_shape};
+use super::kernel::{check, check_on_cpu, simd, unwritten, with_values, wrong_shape};
 use super::tiles::{LANES, Part, TILE_BLOCKS, TILE_ROWS, each_job};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -85,7 +85,7 @@ impl Int8Matrix {
         if x.track_op() {
             return Err(Error::new("an int8 product was asked for in a pass with gradients, which it has none of"));
         }
-        let mut y = vec![0f32; x.elem_count() / self.input * self.out];
+        let mut y = unwritten(x.elem_count() / self.input * self.out);
         with_values(x, |x| {
             each_job(&mut y, self.out, |rows, outputs, y| {
                 let mut rounded = Rounded::default();

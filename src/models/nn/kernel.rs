@@ -5,9 +5,10 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// Compiles a function three times, for every x86-64, for AVX2 and for AVX-512, and picks at run time.
+/// Compiles a function three times, for every x86-64, for AVX2 with FMA and for AVX-512, and picks at run time.
 ///
-/// All give the same bits: the body is the same plain arithmetic, which the compiler neither reorders nor contracts.
+/// All give the same bits: the body is the same arithmetic, which the compiler neither reorders nor contracts. Where it says
+/// `mul_add` the widths of today's processors have an instruction, and others call a function: slow, but right.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
@@ -19,7 +20,7 @@ macro_rules! simd {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn wide($($arg: $type),*) $(-> $out)? {
                     plain($($arg),*)
@@ -33,8 +34,8 @@ macro_rules! simd {
                     // SAFETY: the processor has what `widest` asks for.
                     return unsafe { widest($($arg),*) };
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has AVX2, which is all that `wide` asks for.
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has what `wide` asks for.
                     return unsafe { wide($($arg),*) };
                 }
             }
@@ -52,6 +53,47 @@ pub(super) fn has_avx512() -> bool {
         && std::arch::is_x86_feature_detected!("avx512bw")
         && std::arch::is_x86_feature_detected!("avx512dq")
         && std::arch::is_x86_feature_detected!("avx512vl")
+}
+
+/// A buffer of `length` numbers whose caller writes every one of them before any is read: zeroing what is overwritten anyway
+/// would cost as much as an addition.
+pub(super) fn unwritten(length: usize) -> Vec<f32> {
+    let mut values: Vec<std::mem::MaybeUninit<f32>> = Vec::with_capacity(length);
+    // SAFETY: within the capacity, and `MaybeUninit` may be uninitialised.
+    unsafe { values.set_len(length) };
+    let mut values = std::mem::ManuallyDrop::new(values);
+    // SAFETY: the parts of a vector of the same layout; every bit pattern is an f32, and none is read before it is written.
+    unsafe { Vec::from_raw_parts(values.as_mut_ptr().cast(), length, values.capacity()) }
+}
+
+/// Room for numbers that begins where a line of the cache does, used again and again.
+#[derive(Default)]
+pub(super) struct Aligned {
+    values: Vec<f32>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    /// Room for `length` numbers, which the caller writes before it reads them.
+    pub fn take(&mut self, length: usize) -> &mut [f32] {
+        if self.values.len() < length + LANES {
+            self.values = unwritten(length + LANES);
+            self.start = self.values.as_ptr().align_offset(LANES * size_of::<f32>()).min(LANES);
+        }
+        self.length = length;
+        &mut self.values[self.start..self.start + length]
+    }
+
+    /// What was written.
+    pub fn get(&self) -> &[f32] {
+        &self.values[self.start..self.start + self.length]
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..self.start + self.length]
+    }
 }
 
 /// Numbers one parallel piece of work should have: enough to hide the cost of handing it out.
@@ -124,7 +166,7 @@ pub(super) fn sum_by(a: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane += f(value);
     }
-    fold(lanes)
+    fold(lanes, |x, y| x + y)
 }
 
 /// Σ f(a_i, b_i), in 16 lanes and then in the order of the lanes.
@@ -141,7 +183,7 @@ pub(super) fn sum_by_two(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f
     for ((lane, &a), &b) in lanes.iter_mut().zip(rest_a).zip(rest_b) {
         *lane += f(a, b);
     }
-    fold(lanes)
+    fold(lanes, |x, y| x + y)
 }
 
 /// The largest number; NaN when there is one, −∞ when there is no number.
@@ -159,16 +201,17 @@ pub(super) fn largest(a: &[f32]) -> f32 {
     for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane = larger(*lane, value);
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+    fold(lanes, larger)
 }
 
+/// All lanes by `f`, halves on each other.
 #[inline(always)]
-fn fold(lanes: [f32; LANES]) -> f32 {
+pub(super) fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     let mut lanes = lanes;
     while width > 0 {
         for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
+            lanes[lane] = f(lanes[lane], lanes[lane + width]);
         }
         width /= 2;
     }
@@ -186,16 +229,14 @@ pub(super) fn exp_of_negative(x: f32) -> f32 {
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     const LOWEST: f32 = -87.3;
     let bounded = if x < LOWEST { LOWEST } else { x };
-    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let shifted = bounded.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (bounded - n * LN_2_HIGH) - n * LN_2_LOW;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, bounded));
     let mut series = 1.0 / 5040.0;
-    series = series * r + 1.0 / 720.0;
-    series = series * r + 1.0 / 120.0;
-    series = series * r + 1.0 / 24.0;
-    series = series * r + 1.0 / 6.0;
-    series = series * r + 0.5;
-    series = series * r * r + r + 1.0;
+    for term in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
+        series = r.mul_add(series, term);
+    }
+    series = (r * r).mul_add(series, r) + 1.0;
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     if x < LOWEST { 0.0 } else { series * power }
 }

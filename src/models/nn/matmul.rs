@@ -1,16 +1,16 @@
 //! Matrix products on views into flat buffers: operands are read where they lie, results written where they belong.
 //!
-//! Projections use candle's product, which allocates its result. One head of one sequence is too small to be spread over
-//! the cores; it runs on the thread that owns it.
+//! This is the product for everything that has no better one: where many rows meet a weight see [`super::dense::multiply`],
+//! which packs it, and for few rows [`super::skinny`].
 
 /// A matrix inside a buffer of numbers.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
+    pub values: &'a [f32],
+    pub rows: usize,
+    pub columns: usize,
     /// Distance of two rows, and of two columns.
-    strides: (usize, usize),
+    pub strides: (usize, usize),
 }
 
 impl<'a> View<'a> {
@@ -24,16 +24,18 @@ impl<'a> View<'a> {
         Self { rows: self.columns, columns: self.rows, strides: (self.strides.1, self.strides.0), ..self }
     }
 
-    fn fits(&self) -> bool {
+    /// Whether the matrix ends inside its buffer.
+    pub fn fits(&self) -> bool {
         reach(self.rows, self.columns, self.strides) <= self.values.len()
     }
 }
 
 /// Where a product goes: a matrix inside a buffer that other threads write elsewhere.
 pub(super) struct Target<'a> {
-    pointer: *mut f32,
+    pub pointer: *mut f32,
     length: usize,
-    stride: usize,
+    /// Distance of two rows.
+    pub stride: usize,
     buffer: std::marker::PhantomData<&'a mut [f32]>,
 }
 
@@ -103,6 +105,11 @@ impl<'a> Target<'a> {
         let (pointer, length) = (values.as_mut_ptr(), values.len());
         Self { pointer, length, stride: columns, buffer: std::marker::PhantomData }
     }
+
+    /// Whether a matrix of that shape ends inside the buffer.
+    pub fn holds(&self, rows: usize, columns: usize) -> bool {
+        reach(rows, columns, (self.stride, 1)) <= self.length
+    }
 }
 
 /// out = factor · a · b, or out += factor · a · b, on this thread.
@@ -117,7 +124,7 @@ pub(super) fn multiply_on_all_cores(out: Target<'_>, a: View<'_>, b: View<'_>, f
 
 fn product(out: Target<'_>, a: View<'_>, b: View<'_>, factor: f32, add: bool, parallelism: gemm::Parallelism) {
     assert!(a.columns == b.rows && a.fits() && b.fits(), "matrices that do not belong together");
-    assert!(reach(a.rows, b.columns, (out.stride, 1)) <= out.length, "a result that does not fit");
+    assert!(out.holds(a.rows, b.columns), "a result that does not fit");
     // SAFETY: every place that is read or written was checked to be inside its buffer; `out` is exclusive by `Shared::at`.
     unsafe {
         gemm::gemm(

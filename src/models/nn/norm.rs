@@ -3,7 +3,8 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{
-    check, column_sums, each_piece, floats, gradient, read_floats, rows_of, simd, sum_by, sum_by_two, wrong_shape,
+    check, column_sums, each_piece, floats, gradient, read_floats, rows_of, simd, sum_by, sum_by_two, unwritten,
+    wrong_shape,
 };
 use super::portable;
 use crate::error::Result;
@@ -203,7 +204,7 @@ impl CustomOp3 for LayerNorm {
         let weight = floats(self.name(), weight, wl)?;
         let bias = floats(self.name(), bias, bl)?;
         let width = weight.len();
-        let mut y = vec![0f32; x.len()];
+        let mut y = unwritten(x.len());
         each_piece(&mut y, width, |first, y| {
             let start = first * width;
             layer_norm_forward(&x[start..start + y.len()], weight, bias, self.eps, y);
@@ -248,7 +249,7 @@ type InputKernel = fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
 fn input_gradient(x: &Tensor, dy: &Tensor, weight: &Tensor, eps: f32, kernel: InputKernel) -> CandleResult<Vec<f32>> {
     let width = weight.elem_count();
-    let mut dx = vec![0f32; x.elem_count()];
+    let mut dx = unwritten(x.elem_count());
     read_floats(x, |x| {
         read_floats(dy, |dy| {
             read_floats(weight, |weight| {
@@ -281,7 +282,7 @@ impl CustomOp2 for RmsNorm {
         let x = floats(self.name(), x, xl)?;
         let weight = floats(self.name(), weight, wl)?;
         let width = weight.len();
-        let mut y = vec![0f32; x.len()];
+        let mut y = unwritten(x.len());
         each_piece(&mut y, width, |first, y| {
             let start = first * width;
             rms_norm_forward(&x[start..start + y.len()], weight, self.eps, y);
@@ -329,7 +330,7 @@ impl CustomOp1 for L2Normalize {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let x = floats(self.name(), x, layout)?;
         let width = layout.shape().dims().last().copied().unwrap_or(1);
-        let mut y = vec![0f32; x.len()];
+        let mut y = unwritten(x.len());
         each_piece(&mut y, width, |first, y| {
             let start = first * width;
             l2_normalize_forward(&x[start..start + y.len()], width, self.eps, y);
@@ -339,7 +340,7 @@ impl CustomOp1 for L2Normalize {
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
         let width = x.dims().last().copied().unwrap_or(1);
-        let mut dx = vec![0f32; x.elem_count()];
+        let mut dx = unwritten(x.elem_count());
         read_floats(x, |x| {
             read_floats(&dy.contiguous()?, |dy| {
                 each_piece(&mut dx, width, |first, dx| {

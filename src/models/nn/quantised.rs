@@ -11,7 +11,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::bf16::Bf16Matrix;
-use super::kernel::{check, floats, gradient, read_floats, wrong_shape};
+use super::dense::{self, After};
+use super::kernel::{check, floats, gradient, read_floats, unwritten, wrong_shape};
 use super::matmul::{Target, View, multiply_on_all_cores};
 use super::portable::{self, Frozen};
 use crate::error::{Error, Result};
@@ -228,15 +229,15 @@ impl CustomOp1 for Product {
 fn multiply(weight: &QTensor, x: &[f32], transposed: bool) -> CandleResult<Vec<f32>> {
     let (out, input) = weight.shape().dims2()?;
     let weight = weight.dequantize(&Device::Cpu)?;
-    let (from, to) = if transposed { (out, input) } else { (input, out) };
-    let mut y = vec![0f32; x.len() / from * to];
     read_floats(&weight, |weight| {
-        let x = View::new(x, 0, x.len() / from, from, from);
-        let weight = View::new(weight, 0, out, input, input);
-        let weight = if transposed { weight } else { weight.transposed() };
-        multiply_on_all_cores(Target::dense(&mut y, to), x, weight, 1.0, false);
-    })?;
-    Ok(y)
+        if !transposed {
+            return dense::multiply(x, weight.into(), (out, input), After::default());
+        }
+        let mut y = unwritten(x.len() / out * input);
+        let (x, weight) = (View::new(x, 0, x.len() / out, out, out), View::new(weight, 0, out, input, input));
+        multiply_on_all_cores(Target::dense(&mut y, input), x, weight, 1.0, false);
+        y
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{check, each_piece, floats, gradient, read_floats, wrong_shape};
+use super::kernel::{check, each_piece, floats, gradient, read_floats, unwritten, wrong_shape};
 use super::portable;
 use crate::error::Result;
 
@@ -44,7 +44,7 @@ impl Rotation {
     fn apply(&self, x: &[f32], cos: &[f32], sin: &[f32], direction: f32) -> Vec<f32> {
         let packed = self.heads * self.width;
         let half = cos.len() / (x.len() / packed);
-        let mut y = vec![0f32; x.len()];
+        let mut y = unwritten(x.len());
         each_piece(&mut y, packed, |first, y| {
             let x = &x[first * packed..first * packed + y.len()];
             for (token, (x, y)) in x.chunks_exact(packed).zip(y.chunks_exact_mut(packed)).enumerate() {

@@ -3,6 +3,7 @@
 //! Such a product is limited by how fast the weight comes from memory. A general product packs the weight first, which reads
 //! and writes it once more; here each row of the weight is read once, where it lies, and meets all rows of x on the way.
 
+use super::packed::available;
 use super::tiles::Part;
 
 /// The most rows that are few.
@@ -10,12 +11,7 @@ pub(super) const FEW: usize = 16;
 /// Rows of x, and of the weight, that meet at a time: 16 registers of sums, 2 of weights and 1 of x, of the 32 there are.
 const TILE: (usize, usize) = (8, 2);
 
-/// Whether the processor has what [`multiply`] needs.
-pub(super) fn available() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
-}
-
-/// Outputs `outputs` of all rows; `x` (rows, In), `weight` (Out, In), dense. Needs [`available`].
+/// Outputs `outputs` of all rows; `x` (rows, In), `weight` (Out, In), dense. Needs `available()`.
 pub(super) fn multiply(x: &[f32], weight: &[f32], input: usize, outputs: std::ops::Range<usize>, y: &mut Part<'_>) {
     assert!(available() && weight.len() >= outputs.end * input && x.len().is_multiple_of(input));
     let rows = x.len() / input;

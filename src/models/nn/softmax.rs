@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result as CandleResu
 
 use super::kernel::{
     check, check_ids, each_piece, exp_of_negative, floats, gradient, ids, largest, read_floats, read_ids, rows_of,
-    simd, sum_by, sum_by_two, wrong_shape,
+    simd, sum_by, sum_by_two, unwritten, wrong_shape,
 };
 use super::portable;
 use crate::error::{Error, Result};
@@ -174,7 +174,7 @@ impl CustomOp1 for Rows {
             Rows::Softmax | Rows::LogSoftmax => dims.into(),
             Rows::LogSumExp => dims[..dims.len() - 1].into(),
         };
-        let mut y = vec![0f32; shape.elem_count()];
+        let mut y = unwritten(shape.elem_count());
         let per_row = y.len() * width / x.len();
         // Pieces are cut by what is read, so that a row of (V) to one number does not make one huge piece.
         each_piece_by(&mut y, per_row, width, |first, rows, y| {
@@ -185,7 +185,7 @@ impl CustomOp1 for Rows {
 
     fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
         let width = x.dims().last().copied().unwrap_or(1);
-        let mut dx = vec![0f32; x.elem_count()];
+        let mut dx = unwritten(x.elem_count());
         let known = if matches!(self, Rows::LogSumExp) { x } else { y };
         read_floats(known, |known| {
             read_floats(&dy.contiguous()?, |dy| {

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::matmul::Shared;
+use super::matmul::{Shared, Target};
 
 /// Outputs that one vector register holds.
 pub(super) const LANES: usize = 16;
@@ -48,6 +48,12 @@ pub(super) struct Part<'a> {
 }
 
 impl Part<'_> {
+    /// The whole part as one matrix.
+    pub fn target(&mut self) -> Target<'_> {
+        // SAFETY: jobs have disjoint rows or outputs, and this one lends its part out once at a time.
+        unsafe { self.y.at(self.rows.start * self.out + self.outputs.start, self.out) }
+    }
+
     /// Outputs `outputs` of row `row`; both must be the job's own.
     pub fn row(&mut self, row: usize, outputs: Range<usize>) -> &mut [f32] {
         assert!(self.rows.contains(&row) && self.outputs.start <= outputs.start && outputs.end <= self.outputs.end);

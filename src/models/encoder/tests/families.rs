@@ -272,5 +272,6 @@ fn every_family_is_the_same_on_portable_layers() {
         ids_vectors_and_all_gradients_of_every_family_equal_sentence_transformers();
         a_vector_of_any_family_does_not_depend_on_its_batch();
         a_padding_token_inside_a_text_takes_no_position_of_its_own();
+        rounded_matrices_change_a_vector_of_any_family_little();
     });
 }

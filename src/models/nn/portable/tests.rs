@@ -91,6 +91,16 @@ fn layers_over_many_rows_are_the_fused_ones() {
     agree("layer_norm", &[x(), var(2, &[64]), var(3, &[64])], |a| nn::layer_norm(&a[0], &a[1], Some(&a[2]), 1e-5));
     agree("rms_norm", &[x(), var(2, &[64])], |a| nn::rms_norm(&a[0], &a[1], 1e-6));
     agree("linear", &[x(), var(2, &[20, 64]), var(3, &[20])], |a| nn::linear(&a[0], &a[1], Some(&a[2])));
+    let added = [x(), var(2, &[20, 64]), var(3, &[20]), var(4, &[7, 30, 20])];
+    agree("linear_then", &added, |a| nn::linear_then(&a[0], &a[1], Some(&a[2]), nn::Then::Add(&a[3])));
+    let [x0, weight, bias, other] = added.map(|var| var.as_detached_tensor());
+    for then in [nn::Then::Activate(nn::Activation::Gelu), nn::Then::Add(&other)] {
+        let run = || nn::DenseMatrix::new(&weight, Some(&bias)).unwrap().forward(&x0, Some(then)).unwrap();
+        let (want, got) = (run(), portably(run));
+        assert!(norm(&(got - &want).unwrap()) <= 1e-6 * norm(&want), "{then:?}");
+        let layers = portably(|| nn::linear_then(&x0, &weight, Some(&bias), then)).unwrap();
+        assert!(norm(&(layers - &want).unwrap()) <= 1e-6 * norm(&want), "{then:?}");
+    }
     agree("l2_normalize", &[x()], |a| nn::l2_normalize(&a[0], 1e-12));
     let shorter = Var::from_tensor(&(noise(1, &[4, 8]) * 1e-3).unwrap()).unwrap();
     agree("l2_normalize below eps", &[shorter], |a| nn::l2_normalize(&a[0], 1.0));
