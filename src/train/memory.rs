@@ -147,7 +147,9 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
             if stage.trains.passages {
                 activations += encoder.activation_bytes(chunk(sample.passage.of_batch(passages)));
                 let on_machine = if on_device { 0.0 } else { pipeline.corpus.len() as f64 * (2.0 * dim + GRAPH_BYTES) };
-                estimate.refresh = on_machine + encoder.inside_bytes(config.batch_tokens as f64);
+                // Embedding keeps a packed copy of the matrices beside them.
+                let packed = if on_device { 0.0 } else { encoder.params().bytes() as f64 };
+                estimate.refresh = on_machine + packed + encoder.inside_bytes(config.batch_tokens as f64);
             }
         }
         let needs = stage.objective.needs();
