@@ -28,7 +28,7 @@ use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::embed::EmbedSettings;
 use crate::pipeline::identity::{encoder_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
-use crate::pipeline::step::StepSettings;
+use crate::pipeline::step::{StepSettings, check_answers};
 use crate::strategies::Stage;
 
 /// The models and data of a run, loaded and checked.
@@ -138,6 +138,11 @@ impl Session {
         )?;
         let special = generator.special();
         let prompt = Prompt::new(template, special.bos, special.eos.first().copied())?;
+        if stages.iter().any(|stage| stage.objective.needs().answers) {
+            let max_answer_tokens = config.max_answer_tokens;
+            let settings = StepSettings { top_k: config.top_k, max_prompt_tokens, max_answer_tokens };
+            check_answers(&generator, &prompt, &questions.questions, &settings)?;
+        }
         let content = Content {
             encoder: weights.0,
             generator: weights.1,

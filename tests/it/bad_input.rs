@@ -7,5 +7,6 @@ mod divergence;
 mod lengths;
 mod models;
 mod settings;
+mod strategies;
 mod weights;
 mod writers;
