@@ -93,6 +93,14 @@ impl Session {
             ))
             .hint(format!("choose at most `--top-k {}`", corpus.len())));
         }
+        if stages.iter().any(|stage| stage.lists.is_some()) && config.dro.candidates > corpus.len() {
+            return Err(Error::new(format!(
+                "`--dro candidates={}` is more than the {} passages of the corpus",
+                config.dro.candidates,
+                corpus.len()
+            ))
+            .hint(format!("choose at most `--dro candidates={}`", corpus.len())));
+        }
         let lock = match hold && stages.iter().any(|stage| stage.trains.passages) {
             true => Some(corpus.lock(&format!("ragtune train --out {}", config.out.display()))?),
             false => None,

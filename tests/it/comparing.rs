@@ -215,7 +215,6 @@ fn early_stopping_keeps_the_best_weights_and_says_what_it_saved() {
     assert!(best + 2 == steps && steps < 8, "{stage}");
     // The kept weights are those of the best step: a run that trains no longer than that leaves the same.
     let digest = |record: &Value| record["models"][0]["final_fingerprint"].clone();
-    let stopped = digest(&record(folder.path(), "embedder-seed0"));
     let other = crate::support::folder();
     // A constant schedule does not depend on the number of steps.
     let row = |more: &str| format!("strategy = \"embedder\"\nschedule = \"constant\"\nlr-encoder = 0.5\n{more}");
@@ -226,7 +225,6 @@ fn early_stopping_keeps_the_best_weights_and_says_what_it_saved() {
     let third = crate::support::folder();
     compare(&comparison(third.path(), &[&row(&format!("steps = {best}"))], "seeds = [0]", "")).run().done();
     assert_eq!(digest(&early), digest(&record(third.path(), "embedder-seed0")));
-    assert_ne!(stopped, Value::Null);
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn one_drawn_list_and_gold_among_the_candidates_are_refused_and_said() {
     };
     dro("samples=1").run().refused(&["`1` list", "expected at least 2"]);
     dro("sample=2").run().refused(&["sample"]);
+    dro("candidates=61").run().refused(&["`--dro candidates=61`", "60 passages", "candidates=60"]);
     dro("candidates").run().refused(&["name=value"]);
     assert!(!out.exists());
     let ran = dro("gold-injection=true").run().done();
