@@ -23,6 +23,8 @@ mod bf16;
 mod dense;
 mod dropout;
 mod embedding;
+#[cfg(target_arch = "x86_64")]
+mod gelu;
 mod int8;
 mod kernel;
 mod linear;

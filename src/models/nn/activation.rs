@@ -46,6 +46,11 @@ impl Activation {
 
     /// The function of each number, written over it.
     pub(super) fn in_place(self, values: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Gelu && kernel::has_avx512() {
+            // SAFETY: the processor has what it asks for.
+            return unsafe { super::gelu::in_place(values) };
+        }
         (self.kernels().in_place)(values);
     }
 
@@ -91,7 +96,7 @@ pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tenso
 /// Φ(x) and e^(-x²/2).
 ///
 /// Φ(x) = (1 + erf(x/√2)) / 2 with erf(z) = z·P(z²) below 0.9 and 1 − e^(−z²)·t·Q(t), t = 1 / (1 + 0.45 z), above; the
-/// coefficients are fitted by fixtures/golden/nn_erf.py.
+/// coefficients are fitted by fixtures/golden/nn_erf.py. With AVX-512 `super::gelu` takes the forward pass from a table instead.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;

@@ -325,15 +325,44 @@ fn gelu_stays_within_two_ten_millionths() {
         }
         0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
     };
-    let x: Vec<f32> = (-50_000..=50_000).map(|i| i as f32 * 1e-4).collect();
-    let y = activate(&Tensor::new(x.as_slice(), &Device::Cpu).unwrap(), Activation::Gelu)
-        .unwrap()
-        .to_vec1::<f32>()
-        .unwrap();
-    for (&x, y) in x.iter().zip(y) {
-        let exact = f64::from(x) * distribution(f64::from(x));
-        let error = (f64::from(y) - exact).abs();
-        // At most 10⁻⁷ from erf / 2, the rest from rounding the result, whose last place is worth 1.2 · 10⁻⁷ beside 1.
-        assert!(error < 2e-7 * f64::from(x.abs().max(1.0)), "gelu({x}) = {y}, exactly {exact}");
+    let x: Vec<f32> = (-55_000..=55_000).map(|i| i as f32 * 1e-4).collect();
+    let tensor = Tensor::new(x.as_slice(), &Device::Cpu).unwrap();
+    let alone = activate(&tensor, Activation::Gelu).unwrap();
+    // The formula behind gates and gradients, which is also what processors without AVX-512 take.
+    let gate = gated(&tensor, &tensor.ones_like().unwrap(), Activation::Gelu).unwrap();
+    for y in [alone, gate] {
+        for (&x, y) in x.iter().zip(y.to_vec1::<f32>().unwrap()) {
+            let exact = f64::from(x) * distribution(f64::from(x));
+            let error = (f64::from(y) - exact).abs();
+            // At most 10⁻⁷ from Φ, the rest from rounding the result, whose last place is worth 1.2 · 10⁻⁷ beside 1.
+            assert!(error < 2e-7 * f64::from(x.abs().max(1.0)), "gelu({x}) = {y}, exactly {exact}");
+        }
+    }
+}
+
+#[test]
+fn gelu_far_out_and_of_no_number() {
+    let x = [-1e30f32, -6.0, -5.999, -0.0, 0.0, 5.999, 6.0, 1e30, f32::NAN, 1.0, -1.0, f32::INFINITY];
+    // Every number stands once in a whole register and once in what is left over.
+    let twice: Vec<f32> = x.iter().chain(&x).copied().collect();
+    let y = activate(&Tensor::new(twice.as_slice(), &Device::Cpu).unwrap(), Activation::Gelu).unwrap();
+    let y = y.to_vec1::<f32>().unwrap();
+    for (i, (&x, &y)) in twice.iter().zip(&y).enumerate() {
+        match x {
+            _ if x.is_nan() => assert!(y.is_nan()),
+            // The next layer would make NaN of infinity in any case.
+            _ if x.is_infinite() => assert!(!y.is_finite()),
+            _ if x > 5.0 => assert_eq!(y, x),
+            _ if x < -5.0 => assert!((-1e-7..=0.0).contains(&y), "gelu({x}) = {y}"),
+            _ => assert!(
+                (y - [0.0, 0.841_344_7, -0.158_655_3][usize::from(x != 0.0) + usize::from(x <= -1.0)]).abs() < 1e-7
+            ),
+        }
+        assert_eq!(
+            y.to_bits(),
+            activate(&Tensor::new(&[x], &Device::Cpu).unwrap(), Activation::Gelu).unwrap().to_vec1::<f32>().unwrap()[0]
+                .to_bits(),
+            "number {i} alone"
+        );
     }
 }
