@@ -193,7 +193,9 @@ mod tests {
         let scheduled = resolved(|args| args.refresh_schedule = Some("0-10:5".into())).unwrap();
         assert_eq!(scheduled.points, Points::parse("0-10:5").unwrap());
         // A strategy whose passages stand still ignores how the index would follow.
-        assert!(resolved(|args| (args.refresh, args.train_passages) = (Some("background".into()), Some(false))).is_ok());
+        assert!(
+            resolved(|args| (args.refresh, args.train_passages) = (Some("background".into()), Some(false))).is_ok()
+        );
         assert!(resolved(|args| (args.refresh, args.train_passages) = (Some("question".into()), Some(false))).is_ok());
     }
 
