@@ -8,3 +8,5 @@ mod full_disk;
 mod generations;
 mod memory;
 mod resume;
+mod reuse;
+mod views;
