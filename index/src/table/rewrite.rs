@@ -127,7 +127,8 @@ impl Table {
         let holds = |file: &&DataFile| texts.is_some_and(|texts| file.fields.contains(&texts));
         let text_file = fragment.files.iter().find(holds).map(|file| file.path.clone());
         let text_file = text_file.ok_or_else(|| self.foreign("a fragment has no texts"))?;
-        let rows = fragment.physical_rows.ok_or_else(|| self.foreign("a fragment does not say how many rows it has"))?;
+        let rows =
+            fragment.physical_rows.ok_or_else(|| self.foreign("a fragment does not say how many rows it has"))?;
         Ok(Piece { fragment, text_file, rows })
     }
 }

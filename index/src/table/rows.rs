@@ -50,9 +50,11 @@ impl Table {
     /// Name of the file in the dataset's `_deletions` directory that says which rows of each fragment are deleted, in order;
     /// `None` where none is.
     pub(crate) fn deletion_files(&self) -> Vec<Option<String>> {
-        let files = self.dataset.fragments().iter().map(|fragment| {
-            fragment.deletion_file.as_ref().map(|file| deletion_name(fragment.id, file))
-        });
+        let files = self
+            .dataset
+            .fragments()
+            .iter()
+            .map(|fragment| fragment.deletion_file.as_ref().map(|file| deletion_name(fragment.id, file)));
         files.collect()
     }
 
@@ -69,11 +71,16 @@ impl Table {
                 .map_err(Error::storage(format!("reading which rows of fragment {} are deleted", fragment.id)))?;
             let rows: Vec<u32> = rows.iter().flat_map(|rows| rows.to_sorted_iter()).collect();
             if let Some(row) = rows.iter().find(|row| **row >= fragment.rows) {
-                let what = format!("row {row} of fragment {} is deleted, which has {} rows", fragment.id, fragment.rows);
+                let what =
+                    format!("row {row} of fragment {} is deleted, which has {} rows", fragment.id, fragment.rows);
                 return Err(damaged(what));
             }
             if stated.num_deleted_rows.is_some_and(|stated| stated != rows.len()) {
-                let what = format!("{} deleted rows of fragment {} were found, it states another number", rows.len(), fragment.id);
+                let what = format!(
+                    "{} deleted rows of fragment {} were found, it states another number",
+                    rows.len(),
+                    fragment.id
+                );
                 return Err(damaged(what));
             }
             found.extend(rows.iter().map(|row| fragment.first + row));
@@ -88,7 +95,8 @@ impl Table {
             let after = fragments.partition_point(|fragment| fragment.first <= *ordinal);
             let fragment = after.checked_sub(1).and_then(|at| fragments.get(at));
             let fragment = fragment.filter(|fragment| ordinal - fragment.first < fragment.rows);
-            let fragment = fragment.ok_or_else(|| Error::NotThere { what: format!("there is no passage `{ordinal}`") })?;
+            let fragment =
+                fragment.ok_or_else(|| Error::NotThere { what: format!("there is no passage `{ordinal}`") })?;
             Ok(fragment.id << 32 | u64::from(ordinal - fragment.first))
         });
         addresses.collect()
