@@ -27,33 +27,50 @@
 //! # Ok(()) }
 //! ```
 
+mod adopt;
+mod append;
 mod check;
+mod compact;
 mod corpus;
 mod create;
+mod delete;
 mod durable;
 mod error;
+mod filter;
 mod fingerprint;
+mod gc;
 mod generation;
 mod graph_plan;
+mod ids;
 mod journal;
 mod lock;
 mod manifest;
 mod mend;
 mod passage;
 mod publish;
+mod retained;
+mod retire;
+mod rollback;
 mod sealed;
 mod search;
 mod stats;
 mod survey;
 mod table;
+mod texts;
+mod torn;
+mod versions;
 mod view;
 mod writer;
 
+pub use append::Appended;
 pub use check::{Defect, DefectKind, check};
+pub use compact::Compacted;
 pub use corpus::Corpus;
 pub use create::CreateOptions;
+pub use delete::Deleted;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
+pub use gc::{Collected, CollectedFile};
 pub use generation::Generation;
 pub use graph_plan::GraphPlan;
 pub use lock::WriterLock;
@@ -64,4 +81,5 @@ pub use ragtune_nearest::{Allowed, GraphParams, Hit};
 pub use search::{Search, Trust};
 pub use stats::Stats;
 pub use survey::GenerationInfo;
+pub use versions::VersionInfo;
 pub use writer::GenerationWriter;

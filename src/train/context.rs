@@ -91,7 +91,7 @@ impl Trainer<'_> {
             let chosen = match passages {
                 Passages::GoldFirst => gold_first(&self.gold(question)?, &found),
                 Passages::Irrelevant => {
-                    let avoid = [self.gold(question)?, found.clone()].concat();
+                    let avoid = [&self.gold(question)?, &found[..], self.pipeline.corpus.deleted()].concat();
                     with_irrelevant(&found, &avoid, self.pipeline.corpus.len() as u32, self.config.seed, &question.id)
                 }
                 Passages::BothEnds => both_ends(&found),

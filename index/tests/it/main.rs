@@ -1,12 +1,15 @@
 //! The index as its users see it: one binary, one file for each thing that must hold.
 
+mod changing;
 mod common;
 mod corpus;
 mod crash;
 mod damage;
+mod filter;
 mod full_disk;
 mod generations;
 mod memory;
+mod past;
 mod resume;
 mod reuse;
 mod views;
