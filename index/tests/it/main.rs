@@ -10,6 +10,7 @@ mod full_disk;
 mod generations;
 mod memory;
 mod past;
+mod readers;
 mod resume;
 mod reuse;
 mod views;
