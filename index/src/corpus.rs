@@ -19,6 +19,7 @@ use crate::sealed::FORMAT;
 use crate::stats::{self, Stats};
 use crate::survey::{self, GenerationInfo, Known};
 use crate::table::{DATASET, Table};
+use crate::vouch;
 use crate::writer::GenerationWriter;
 
 /// Name of the directory for damaged files that were set aside.
@@ -72,6 +73,7 @@ impl Corpus {
             return Err(Error::NoIndex { dir, why: format!("it holds no `{DATASET}`") });
         }
         let notices = set_torn_manifest_aside(&dir)?;
+        vouch::verify_newest(&dir)?;
         let table = Table::open(&dir)?;
         let setting = |key: &str| table.config().get(key).cloned();
         let foreign = |why: &str| Error::NoIndex { dir: dir.clone(), why: why.into() };

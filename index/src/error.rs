@@ -187,6 +187,11 @@ impl Error {
         if self.out_of_space() {
             return Some("the disk is full: free some space and run the same command again; nothing was lost".into());
         }
+        if self.not_permitted() {
+            let what = "this directory cannot be written (or read) by this user: look at its rights and how its disk is \
+                 mounted, or copy the index to another place";
+            return Some(what.into());
+        }
         Some(match self {
             Error::NoIndex { dir, .. } => {
                 format!("build one: `ragtune index build --corpus FILE --encoder DIR --out {}`", dir.display())
@@ -232,6 +237,12 @@ impl Error {
             cause = error.source();
         }
         false
+    }
+
+    /// Whether the system does not permit it: a read-only disk, or the rights of another user.
+    fn not_permitted(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
     }
 
     /// For `map_err`: what was being done to which file.

@@ -39,11 +39,13 @@ mod lock;
 mod manifest;
 mod mend;
 mod passage;
+mod protection;
 mod publish;
 mod sealed;
 mod stats;
 mod survey;
 mod table;
+mod vouch;
 mod writer;
 
 pub use check::{Defect, DefectKind, check};

@@ -9,12 +9,18 @@ use crate::durable::remove;
 use crate::error::Result;
 use crate::generation::Generation;
 use crate::journal;
+use crate::protection;
 use crate::publish::{CommitStage, publish, retire};
 use crate::sealed;
+use crate::vouch;
 
 /// See [`Corpus::mend`]; the caller holds the lock.
 pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Vec<String>> {
     let mut done = Vec::new();
+    // Before anything is retired: what somebody keeps must stay.
+    for broken in protection::broken(corpus)? {
+        done.push(protection::restore(corpus, &broken, &corpus.survey()?)?);
+    }
     let spared = resumable(corpus)?;
     for known in corpus.survey()? {
         let generation = Generation::load(&known, corpus.len())?;
@@ -44,5 +50,6 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
         done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
     }
     retire(corpus.dir(), corpus.uuid(), &corpus.table().latest()?, &spared)?;
+    vouch::remember(corpus.dir())?;
     Ok(done)
 }

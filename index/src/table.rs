@@ -25,6 +25,7 @@ use runtime::{store, wait};
 
 pub(crate) use create::create;
 pub(crate) use replace::Staged;
+pub(crate) use versions::MANIFEST_END;
 
 /// Name of the dataset's directory in the index directory.
 pub(crate) const DATASET: &str = "corpus.lance";

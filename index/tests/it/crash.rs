@@ -34,6 +34,7 @@ pub fn perform(work: &str, dir: &Path) {
             let corpus = Corpus::open(dir).unwrap();
             embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(corpus.len(), DIM, seed));
         }
+        Some(("embeds", to)) => (1..=to.parse().unwrap()).for_each(|seed: u64| perform(&format!("embed {seed}"), dir)),
         _ => panic!("unknown work `{work}`"),
     }
 }

@@ -11,3 +11,4 @@ mod memory;
 mod power;
 mod resume;
 mod rot;
+mod together;
