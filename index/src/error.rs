@@ -60,6 +60,44 @@ pub enum Error {
     /// The iterator of passages failed; the cause is its own error.
     #[error("reading the corpus failed")]
     Passages(#[source] Cause),
+    /// The function that was to embed new passages failed; the cause is its own error.
+    #[error("embedding the new passages failed")]
+    Embedding(#[source] Cause),
+    /// Ids that no passage has.
+    #[error("{} of the {asked} ids are those of no passage: {}", unknown.len(), some(unknown))]
+    UnknownIds {
+        /// How many ids were given.
+        asked: usize,
+        /// Those that no passage has.
+        unknown: Vec<String>,
+    },
+    /// Every passage was to be deleted.
+    #[error("all {passages} passages were to be deleted, at least one must stay")]
+    Last {
+        /// How many there are.
+        passages: usize,
+    },
+    /// The index has passages but no generation yet.
+    #[error("the index `{}` holds passages but no vectors", dir.display())]
+    NoVectors {
+        /// The index.
+        dir: PathBuf,
+    },
+    /// The passages are others than those this corpus was opened with.
+    #[error("the passages of the index `{}` were changed by another program since it was opened", dir.display())]
+    Changed {
+        /// The index.
+        dir: PathBuf,
+    },
+    /// A condition that cannot be understood.
+    #[error("`{condition}` is no condition on passages")]
+    Condition {
+        /// The condition.
+        condition: String,
+        /// What the storage library said.
+        #[source]
+        source: Cause,
+    },
     /// Another process (or another handle of this one) writes to the index.
     #[error("the index `{}` is being written by `{owner}` (process {pid})", dir.display())]
     Locked {
@@ -202,6 +240,15 @@ impl Error {
             Error::Format { .. } => "use the version of ragtune that wrote it, or a newer one".into(),
             Error::Empty { .. } => "look at it with `ragtune data check FILE`".into(),
             Error::BadId { .. } => "give every passage its own id; `ragtune data check FILE` lists them".into(),
+            Error::UnknownIds { .. } => {
+                "nothing was deleted; leave these ids out, or look at what there is with `ragtune index search`".into()
+            }
+            Error::Last { .. } => "nothing was deleted; to get rid of the whole index, remove its directory".into(),
+            Error::NoVectors { .. } => "run the same `ragtune index build` again; it goes on where it stopped".into(),
+            Error::Changed { .. } => "run the same command again: it reads the index as it is now".into(),
+            Error::Condition { .. } => "compare `id`, `title` or `text` as in SQL, with texts in single quotes: \
+                 `title LIKE 'A%'`, `id IN ('7', '9') AND text != ''`"
+                .into(),
             Error::Locked { .. } => "wait until it has finished, or stop that process".into(),
             Error::WrongEncoder { .. } => "name the encoder that built the index, or embed the corpus with this one: \
                  `ragtune index build --corpus FILE --encoder DIR --out NEW`"
@@ -276,6 +323,13 @@ impl Error {
         }
         text
     }
+}
+
+/// The first few of many names, in backticks.
+fn some(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(10).map(|name| format!("`{name}`")).collect();
+    let more = if names.len() > shown.len() { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn list(numbers: &[u32]) -> String {

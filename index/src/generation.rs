@@ -53,6 +53,8 @@ struct Shared {
     dataset_version: u64,
     fingerprint: Fingerprint,
     vectors: Vec<f32>,
+    /// Ordinals of deleted passages, ascending.
+    deleted: Vec<u32>,
     graph: Result<(FlatGraph, GraphInfo), String>,
     sidecar: Option<PathBuf>,
 }
@@ -62,24 +64,30 @@ impl Generation {
     pub(crate) fn load(known: &Known, len: usize) -> Result<Self> {
         let vectors = load_vectors(known, len)?;
         let graph = match &known.manifest {
-            Ok(manifest) => load_graph(known, len, &manifest.graph_blake3).map(|graph| (graph, manifest.graph.clone())),
+            Ok(manifest) => load_graph(known, manifest.graph_len(), &manifest.graph_blake3)
+                .map(|graph| (graph, manifest.graph.clone())),
             Err(defect) => Err(defect.clone()),
         };
-        Ok(Self::assemble(known, vectors, graph))
+        Self::assemble(known, vectors, graph)
     }
 
     /// A generation of parts that are already in memory and known to agree.
-    pub(crate) fn assemble(known: &Known, vectors: Vec<f32>, graph: Result<(FlatGraph, GraphInfo), String>) -> Self {
+    pub(crate) fn assemble(
+        known: &Known,
+        vectors: Vec<f32>,
+        graph: Result<(FlatGraph, GraphInfo), String>,
+    ) -> Result<Self> {
         let shared = Shared {
             number: known.number,
             dim: known.dim,
             dataset_version: known.table.version(),
             fingerprint: known.fingerprint.clone(),
             vectors,
+            deleted: known.table.deleted()?,
             graph,
             sidecar: known.sidecar.clone(),
         };
-        Self { shared: Arc::new(shared) }
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Its number; later generations have higher ones.
@@ -140,7 +148,7 @@ impl Generation {
     ///
     /// Runs on all threads of rayon's pool; the result does not depend on their number.
     pub fn search(&self, questions: &[f32], k: usize, how: Search, trust: Trust<'_>) -> Result<Vec<Vec<Hit>>> {
-        let Shared { number, dim, fingerprint, vectors, graph, .. } = &*self.shared;
+        let Shared { number, dim, fingerprint, vectors, deleted, graph, .. } = &*self.shared;
         if let Trust::Same(asked) = trust
             && asked != fingerprint
         {
@@ -151,8 +159,8 @@ impl Generation {
                 differences: asked.differences(fingerprint),
             });
         }
-        if k > self.len() {
-            return Err(Error::TooMany { k, len: self.len() });
+        if k > self.len() - deleted.len() {
+            return Err(Error::TooMany { k, len: self.len() - deleted.len() });
         }
         if !questions.len().is_multiple_of(*dim) {
             let what = format!("the questions' vectors are not whole rows of {dim} values");
@@ -166,6 +174,14 @@ impl Generation {
             let what =
                 format!("the vector of question {} holds `{}`, a finite number was expected", at / dim, questions[at]);
             return Err(Error::BadVector { what });
+        }
+        if !deleted.is_empty() || graph.as_ref().is_ok_and(|(graph, _)| graph.nodes() < self.len()) {
+            let found = search(vectors, *dim, questions, k + deleted.len()).into_iter().map(|mut hits| {
+                hits.retain(|hit| deleted.binary_search(&hit.ordinal).is_err());
+                hits.truncate(k);
+                hits
+            });
+            return Ok(found.collect());
         }
         let (Ok((graph, _)), Search::Graph { ef }) = (graph, how) else {
             return Ok(search(vectors, *dim, questions, k));

@@ -27,13 +27,17 @@
 //! # Ok(()) }
 //! ```
 
+mod adopt;
+mod append;
 mod check;
 mod corpus;
 mod create;
+mod delete;
 mod durable;
 mod error;
 mod fingerprint;
 mod generation;
+mod ids;
 mod journal;
 mod lock;
 mod manifest;
@@ -41,16 +45,22 @@ mod mend;
 mod passage;
 mod protection;
 mod publish;
+mod retained;
+mod retire;
 mod sealed;
 mod stats;
 mod survey;
 mod table;
+mod texts;
+mod torn;
 mod vouch;
 mod writer;
 
+pub use append::Appended;
 pub use check::{Defect, DefectKind, check};
 pub use corpus::Corpus;
 pub use create::CreateOptions;
+pub use delete::Deleted;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use generation::{Generation, Search, Trust};

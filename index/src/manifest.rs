@@ -65,12 +65,20 @@ pub(crate) struct Manifest {
     pub(crate) vectors: Vec<VectorFile>,
     pub(crate) graph: GraphInfo,
     pub(crate) graph_blake3: String,
+    /// Number of passages in the graph, where it is not all: those behind them were appended since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) graph_len: Option<u32>,
 }
 
 impl Manifest {
     /// The manifest of a sidecar directory.
     pub(crate) fn read(sidecar: &Path) -> Result<Self> {
         sealed::read(&sidecar.join(MANIFEST))
+    }
+
+    /// Number of passages in the graph: the first so many.
+    pub(crate) fn graph_len(&self) -> usize {
+        self.graph_len.unwrap_or(self.len) as usize
     }
 
     /// Whether it describes these vectors of this dataset: the test for staleness.
@@ -84,10 +92,20 @@ pub(crate) fn sidecar_name(number: u32, files: &[String]) -> String {
     format!("g-{number}-{}", suffix(files))
 }
 
-/// The sidecar that belongs to these vector files, whatever its number: whether its content does is for its manifest to say.
-pub(crate) fn find_sidecar(dir: &Path, files: &[String]) -> Result<Option<PathBuf>> {
-    let suffix = format!("-{}", suffix(files));
-    Ok(sidecars(dir)?.into_iter().find(|sidecar| name(sidecar).ends_with(&suffix)))
+/// The sidecar that belongs to these vector files, whatever its number, and how many of them it belongs to: all, or, where a
+/// crash came between an append and its sidecar, the first so many. Whether its content does is for its manifest to say.
+pub(crate) fn find_sidecar(dir: &Path, files: &[String]) -> Result<Option<(PathBuf, usize)>> {
+    let sidecars = sidecars(dir)?;
+    let found = (1..=files.len()).rev().find_map(|count| {
+        let suffix = format!("-{}", suffix(files.get(..count)?));
+        sidecars.iter().find(|sidecar| name(sidecar).ends_with(&suffix)).map(|sidecar| (sidecar.clone(), count))
+    });
+    Ok(found)
+}
+
+/// Whether a sidecar belongs to exactly these vector files, by its name.
+pub(crate) fn belongs_to(sidecar: &Path, files: &[String]) -> bool {
+    name(sidecar).ends_with(&format!("-{}", suffix(files)))
 }
 
 /// All finished sidecars of an index directory.

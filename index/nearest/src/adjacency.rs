@@ -67,6 +67,11 @@ pub struct FlatGraph {
 }
 
 impl FlatGraph {
+    /// Number of its passages.
+    pub fn nodes(&self) -> usize {
+        self.base.nodes()
+    }
+
     /// What makes the graph unsafe to search, if anything: after `None` no search can leave its arrays.
     pub(crate) fn defect(&self) -> Option<String> {
         let n = self.base.nodes();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ragtune_index::*;
 use rand::{RngExt, SeedableRng};
 
+use crate::changing;
 use crate::common::*;
 
 const DIM: usize = 16;
@@ -35,6 +36,16 @@ pub fn perform(work: &str, dir: &Path) {
             embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(corpus.len(), DIM, seed));
         }
         Some(("embeds", to)) => (1..=to.parse().unwrap()).for_each(|seed: u64| perform(&format!("embed {seed}"), dir)),
+        Some(("append", more)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let by = corpus.current().unwrap().unwrap().fingerprint().clone();
+            let range = corpus.len()..corpus.len() + more.parse::<usize>().unwrap();
+            changing::append(&corpus, &by, range.clone(), &vectors(range.end, DIM, 50));
+        }
+        Some(("delete", every)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            changing::delete(&corpus, (0..corpus.len()).step_by(every.parse().unwrap()));
+        }
         _ => panic!("unknown work `{work}`"),
     }
 }

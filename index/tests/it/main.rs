@@ -1,5 +1,6 @@
 //! The index as its users see it: one binary, one file for each thing that must hold.
 
+mod changing;
 mod common;
 mod corpus;
 mod crash;

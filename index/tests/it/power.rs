@@ -173,4 +173,14 @@ mod cuts {
         // The third retires the first.
         cut_everywhere("embed 3", |dir| with_generations(dir, &[1, 2]));
     }
+
+    #[test]
+    fn a_cut_during_an_append_leaves_all_of_it_or_nothing() {
+        cut_everywhere("append 30", |dir| with_generations(dir, &[1]));
+    }
+
+    #[test]
+    fn a_cut_during_a_deletion_leaves_all_of_it_or_nothing() {
+        cut_everywhere("delete 7", |dir| with_generations(dir, &[1]));
+    }
 }
