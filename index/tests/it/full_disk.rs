@@ -108,3 +108,84 @@ fn noise(seed: usize, length: usize) -> String {
     });
     letters.collect()
 }
+
+type Change = (&'static str, fn(&Corpus, &WriterLock) -> Result<()>);
+
+/// What changes an index besides a refresh from nothing.
+const CHANGES: [Change; 6] = [
+    ("append", |corpus, lock| {
+        let by = corpus.current()?.unwrap().fingerprint().clone();
+        let new = (1000..1300).map(|at| Ok::<_, Error>(passage(at)));
+        let mut embed = |run: &[Passage]| Ok(vectors(run.len(), DIM, run[0].id.len() as u64));
+        corpus.append(lock, &by, DIM, new, &mut embed).map(drop)
+    }),
+    ("delete", |corpus, lock| {
+        let live = (0..corpus.len()).filter(|at| !corpus.is_deleted(*at as u32));
+        let ids: Vec<String> = live.step_by(7).map(|at| passage(at).id).collect();
+        corpus.delete(lock, &ids).map(drop)
+    }),
+    ("compact", |corpus, lock| corpus.compact(lock, &params(), &mut |_| {}).map(drop)),
+    ("rollback", |corpus, lock| corpus.rollback(lock, 1).map(drop)),
+    ("gc", |corpus, lock| corpus.gc(lock, false).map(drop)),
+    ("refresh that keeps the edges", |corpus, lock| {
+        let given = vectors(corpus.len(), DIM, 8);
+        let mut writer = corpus.begin(lock, &encoder("8"), DIM)?;
+        for fragment in writer.pending() {
+            writer.write(&fragment, rows(&fragment, DIM, &given))?;
+        }
+        writer.commit(&params(), GraphPlan::Reuse { max_loss: 0.5 }, &mut |_| {}).map(drop)
+    }),
+];
+
+#[test]
+fn changing_on_a_full_disk_leaves_the_old_state_or_the_new_one() {
+    let Some(disk) = Small::mount(6) else { return };
+    let (scratch, dir, filler) = (tempfile::tempdir().unwrap(), disk.path().join("index"), disk.path().join("filler"));
+    // For compaction: fragments that are not full, and deleted passages.
+    let base = scratch.path().join("base");
+    let corpus = create(&base, 500);
+    embed(&corpus, &encoder("1"), DIM, &vectors(500, DIM, 1));
+    embed(&corpus, &encoder("2"), DIM, &vectors(500, DIM, 2));
+    let ids: Vec<String> = (0..500).skip(3).step_by(20).map(|at| passage(at).id).collect();
+    corpus.delete(&corpus.lock("a test").unwrap(), &ids).unwrap();
+    let old = seen(&base).unwrap();
+    let done = |dir: &Path, change: Change| {
+        let corpus = Corpus::open(dir).unwrap();
+        let lock = corpus.lock("a test").unwrap();
+        change.1(&corpus, &lock)
+    };
+    for change in CHANGES {
+        let whole = scratch.path().join("whole");
+        copy(&base, &whole);
+        done(&whole, change).unwrap();
+        let new = seen(&whole).unwrap();
+        let (mut refused, mut made) = (0, 0);
+        for room in [0usize, 4, 8, 24, 48, 80, 120, 200, 300, 400] {
+            copy(&base, &dir);
+            fill(&filler, room * 1024);
+            let outcome = done(&dir, change);
+            std::fs::remove_file(&filler).unwrap();
+            let context = format!("{} with {room} KiB: {outcome:?}", change.0);
+            let now = seen(&dir).unwrap();
+            assert!(now == old || now == new, "{context}: {}", now.differs_from(&new));
+            match outcome {
+                Ok(()) => assert!(now == new, "{context}"),
+                Err(error) => {
+                    assert!(error.hint().is_some_and(|hint| hint.contains("disk is full")), "{context}: {error:?}");
+                    refused += 1;
+                }
+            }
+            only_leftovers(&dir, &context);
+            if now == old && now != new {
+                done(&dir, change).unwrap();
+                made += 1;
+                let now = seen(&dir).unwrap();
+                assert!(now == new, "{context}, then again: {}", now.differs_from(&new));
+            }
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+        eprintln!("{}: {refused} refused on a full disk, {made} made once there was room", change.0);
+        assert!(refused > 0 || change.0 == "gc", "{}: it never met the wall", change.0);
+        std::fs::remove_dir_all(&whole).unwrap();
+    }
+}
