@@ -9,6 +9,7 @@ use ragtune_nearest::GraphParams;
 
 use crate::durable::{digest, remove, sync_dir, sync_tree};
 use crate::error::{Error, Result};
+use crate::graph_plan::GraphPlan;
 use crate::manifest::{GENERATIONS, GRAPH, MANIFEST, Manifest, UNFINISHED, VectorFile, belongs_to, sidecar_name};
 use crate::publish::{CommitStage, keep_notes, publish};
 use crate::sealed;
@@ -31,13 +32,13 @@ pub(crate) fn complete(
     observe: &mut dyn FnMut(CommitStage),
 ) -> Result<()> {
     match &source.manifest {
-        Ok(manifest) if !outgrown(manifest.graph_len(), known.rows.len()) => {
+        Ok(manifest) if !outgrown(manifest.len as usize, known.rows.len()) => {
             observe(CommitStage::Publish);
             adopt(dir, uuid, known, source, manifest)
         }
         _ => {
             let known = Known { sidecar: source.sidecar.clone(), ..known.clone() };
-            publish(dir, uuid, &known, &known.rows.fragments, params, observe).map(drop)
+            publish(dir, uuid, &known, &known.rows.fragments, (params, GraphPlan::Build), observe).map(drop)
         }
     }
 }
@@ -75,16 +76,12 @@ fn adopt(dir: &Path, uuid: &str, known: &Known, source: &Known, manifest: &Manif
     if fs::hard_link(&graph, &target).is_err() {
         fs::copy(&graph, &target).map_err(Error::io("copying", &graph))?;
     }
-    let len = known.rows.len();
-    let graph_len = manifest.graph_len();
     let made = Manifest {
         uuid: uuid.into(),
         number: known.number,
         dataset_version: known.table.version(),
-        len: len as u32,
         fingerprint: known.fingerprint.clone(),
         vectors: vector_files(known, &manifest.vectors)?,
-        graph_len: (graph_len < len).then_some(graph_len as u32),
         ..manifest.clone()
     };
     keep_notes(from, &unfinished)?;

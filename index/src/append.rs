@@ -94,7 +94,7 @@ fn append(
     complete(dir, uuid, &now, &before, &params_of(&before), &mut |_: CommitStage| {})?;
     let now = survey::newest(dir, uuid, &table)?.unwrap_or(now);
     retire(dir, uuid, &table, &Default::default())?;
-    let outside_graph = now.manifest.as_ref().map_or(0, |manifest| now.rows.len() - manifest.graph_len());
+    let outside_graph = now.manifest.as_ref().map_or(0, |manifest| now.rows.len() - manifest.len as usize);
     Ok(Appended {
         passages: added,
         fragments,

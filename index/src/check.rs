@@ -209,7 +209,7 @@ fn check_generation(corpus: &Corpus, known: &Known, seen: &mut BTreeSet<String>,
                 }
             }
             let sidecar = corpus.dir().join(&place);
-            if first && let Err(what) = read_graph(&sidecar, manifest.graph_len(), &manifest.graph_blake3) {
+            if first && let Err(what) = read_graph(&sidecar, manifest.len as usize, &manifest.graph_blake3) {
                 found.push(defect(DefectKind::Derived, format!("{place}/{GRAPH}"), what, BY_MEND));
             }
             if !known.described() {

@@ -11,7 +11,6 @@ use ragtune_nearest::GraphParams;
 use crate::create::{self, CreateOptions, FORMAT_KEY, SOURCE_KEY, UUID_KEY};
 use crate::error::{Cause, Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::generation::Generation;
 use crate::ids::Ids;
 use crate::lock::WriterLock;
 use crate::mend;
@@ -28,7 +27,7 @@ use crate::writer::GenerationWriter;
 /// An index directory, open for reading; writing needs its [`WriterLock`] besides.
 ///
 /// The passages are those of the moment it was opened, whatever anybody appends, deletes or compacts meanwhile: ordinals that a
-/// [`Generation`] of it returns always name the same passages here. Opening again shows what is new. Where so much was
+/// [`Generation`](crate::Generation) of it returns always name the same passages here. Opening again shows what is new. Where so much was
 /// compacted and collected since that files are gone, reading says [`Error::Changed`].
 #[derive(Debug)]
 pub struct Corpus {
@@ -82,9 +81,8 @@ impl Corpus {
         Self::open(&self.dir)
     }
 
-    /// The same index with the passages that a generation embeds, which may be others than now: its ordinals name them.
-    pub fn of(&self, generation: &Generation) -> Result<Corpus> {
-        let table = self.table.latest()?.at(generation.dataset_version()).map_err(|error| self.or_changed(error))?;
+    /// The same index with the passages it had at a version.
+    pub(crate) fn at(&self, table: Table) -> Result<Corpus> {
         Self::of_table(self.dir.clone(), table, Vec::new())
     }
 
@@ -157,18 +155,21 @@ impl Corpus {
         Ok(self.load_ids()?.ordinal(id))
     }
 
-    /// The passages at these ordinals, in the order asked; they may repeat. A deleted passage is an error.
+    /// The passages at these ordinals, in the order asked; they may repeat. Deleted ones are read, more slowly, as long as their
+    /// rows are there, which is as long as they have ordinals.
     pub fn get(&self, ordinals: &[u32]) -> Result<Vec<Passage>> {
-        for ordinal in ordinals {
-            if *ordinal as usize >= self.len() {
-                let what = format!("there is no passage `{ordinal}`, the corpus holds {}", self.len());
-                return Err(Error::NotThere { what });
-            }
-            if self.is_deleted(*ordinal) {
-                return Err(Error::NotThere { what: format!("passage `{ordinal}` was deleted") });
-            }
+        if let Some(ordinal) = ordinals.iter().find(|ordinal| **ordinal as usize >= self.len()) {
+            let what = format!("there is no passage `{ordinal}`, the corpus holds {}", self.len());
+            return Err(Error::NotThere { what });
         }
-        self.table.passages(ordinals).map_err(|error| self.or_changed(error))
+        let is_live = |ordinal: &u32| !self.is_deleted(*ordinal);
+        let live: Vec<u32> = ordinals.iter().copied().filter(is_live).collect();
+        let mut read = self.table.passages(&live).map_err(|error| self.or_changed(error))?.into_iter();
+        let passages = ordinals.iter().map(|ordinal| match is_live(ordinal) {
+            true => read.next().ok_or_else(|| Error::NotThere { what: format!("passage `{ordinal}` was not read") }),
+            false => self.table.row(*ordinal).map_err(|error| self.or_changed(error)),
+        });
+        passages.collect()
     }
 
     /// All fragments in the order of their passages; their rows include deleted ones.
@@ -291,7 +292,7 @@ mod tests {
         let lock = corpus.lock("a test").unwrap();
         let mut writer = corpus.begin(&lock, &by, 1).unwrap();
         writer.write(&corpus.fragments()[0], &[1.0]).unwrap();
-        writer.commit(&GraphParams::default(), &mut |_| {}).unwrap();
+        writer.commit(&GraphParams::default(), crate::GraphPlan::Build, &mut |_| {}).unwrap();
         let newest = corpus.table().latest().unwrap();
         newest.configure(vec![(survey::fingerprint_key(1), None)]).unwrap();
         let error = corpus.current().unwrap_err();

@@ -89,6 +89,12 @@ pub enum Error {
         /// The index.
         dir: PathBuf,
     },
+    /// A generation that embeds other passages than the corpus has.
+    #[error("generation {number} embeds other passages than the index has now")]
+    OtherPassages {
+        /// The generation.
+        number: u32,
+    },
     /// A condition that cannot be understood.
     #[error("`{condition}` is no condition on passages")]
     Condition {
@@ -130,6 +136,12 @@ pub enum Error {
         number: u32,
         /// One line for each property that differs.
         differences: Vec<String>,
+    },
+    /// A view was searched as if an encoder were known to have made its vectors.
+    #[error("generation {number} is seen with other vectors than it stores: no encoder is known to have made them")]
+    View {
+        /// The generation that the view was made of.
+        number: u32,
     },
     /// Vectors or queries of another length than the index holds.
     #[error("{what}: got {given}, expected {expected}")]
@@ -178,6 +190,22 @@ pub enum Error {
         number: u32,
         /// The generations there are.
         retained: Vec<u32>,
+    },
+    /// A state of the index that is not retained.
+    #[error("version {version} is no state of the index, it holds {}", list(retained))]
+    NoVersion {
+        /// The version asked for.
+        version: u64,
+        /// The versions there are.
+        retained: Vec<u64>,
+    },
+    /// Going back to what is the newest already.
+    #[error("generation {number} (version {version}) is the newest already")]
+    Newest {
+        /// The generation.
+        number: u32,
+        /// Its version of the dataset.
+        version: u64,
     },
     /// `commit` before every fragment was written.
     #[error("generation {number} misses the vectors of {pending} of {fragments} fragments")]
@@ -241,11 +269,15 @@ impl Error {
             Error::Empty { .. } => "look at it with `ragtune data check FILE`".into(),
             Error::BadId { .. } => "give every passage its own id; `ragtune data check FILE` lists them".into(),
             Error::UnknownIds { .. } => {
-                "nothing was deleted; leave these ids out, or look at what there is with `ragtune index search`".into()
+                "nothing was changed; leave these ids out: deleted passages have none either".into()
             }
             Error::Last { .. } => "nothing was deleted; to get rid of the whole index, remove its directory".into(),
             Error::NoVectors { .. } => "run the same `ragtune index build` again; it goes on where it stopped".into(),
             Error::Changed { .. } => "run the same command again: it reads the index as it is now".into(),
+            Error::OtherPassages { number } => format!(
+                "embed the passages there are now: `ragtune index refresh --encoder DIR --index DIR`, or go back to those: \
+                 `ragtune index rollback --generation {number} --index DIR`"
+            ),
             Error::Condition { .. } => "compare `id`, `title` or `text` as in SQL, with texts in single quotes: \
                  `title LIKE 'A%'`, `id IN ('7', '9') AND text != ''`"
                 .into(),
@@ -253,6 +285,7 @@ impl Error {
             Error::WrongEncoder { .. } => "name the encoder that built the index, or embed the corpus with this one: \
                  `ragtune index build --corpus FILE --encoder DIR --out NEW`"
                 .into(),
+            Error::View { .. } => "search it as stale, and say so in the records: `Trust::StaleAllowed`".into(),
             Error::Dimension { .. } => {
                 "an index holds vectors of one dimension: build another index for another encoder".into()
             }
@@ -261,7 +294,9 @@ impl Error {
                  vectors must be finite and of length one"
                 .into(),
             Error::Setting { name, expected, .. } => format!("choose {expected} for {name}"),
-            Error::NoGeneration { .. } => "`ragtune index stats --index DIR` lists them".into(),
+            Error::NoGeneration { .. } | Error::NoVersion { .. } | Error::Newest { .. } => {
+                "`ragtune index versions --index DIR` lists what can be gone back to".into()
+            }
             Error::Corrupt { .. } | Error::Storage { .. } => {
                 "`ragtune index check --index DIR` says what is damaged and how to mend it".into()
             }
@@ -332,9 +367,9 @@ fn some(names: &[String]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-fn list(numbers: &[u32]) -> String {
+fn list(numbers: &[impl ToString]) -> String {
     if numbers.is_empty() {
         return "none".into();
     }
-    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -33,8 +33,12 @@ pub struct GraphInfo {
     pub links: usize,
     /// Beam width of the construction.
     pub ef_construction: usize,
-    /// How the graph came about; `build` is from nothing.
+    /// How the graph came about: `build` is from nothing, `reuse:<n>` has the edges of generation n, `repair:<n>` has those and
+    /// more.
     pub origin: String,
+    /// The recall of the graph that the edges were built as; `None` in an older manifest, where it is `recall_at_10`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_recall_at_10: Option<f32>,
     /// Passages that the construction left unreachable and that were linked to their nearest neighbour afterwards.
     pub unreachable_relinked: u32,
     /// Length of the graph's file.
@@ -58,6 +62,7 @@ pub(crate) struct Manifest {
     pub(crate) uuid: String,
     pub(crate) number: u32,
     pub(crate) dataset_version: u64,
+    /// Number of passages in the graph: all, or the first so many where others were appended since.
     pub(crate) len: u32,
     pub(crate) dim: u32,
     pub(crate) metric: String,
@@ -65,20 +70,12 @@ pub(crate) struct Manifest {
     pub(crate) vectors: Vec<VectorFile>,
     pub(crate) graph: GraphInfo,
     pub(crate) graph_blake3: String,
-    /// Number of passages in the graph, where it is not all: those behind them were appended since.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) graph_len: Option<u32>,
 }
 
 impl Manifest {
     /// The manifest of a sidecar directory.
     pub(crate) fn read(sidecar: &Path) -> Result<Self> {
         sealed::read(&sidecar.join(MANIFEST))
-    }
-
-    /// Number of passages in the graph: the first so many.
-    pub(crate) fn graph_len(&self) -> usize {
-        self.graph_len.unwrap_or(self.len) as usize
     }
 
     /// Whether it describes these vectors of this dataset: the test for staleness.

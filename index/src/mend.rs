@@ -8,6 +8,7 @@ use crate::corpus::Corpus;
 use crate::durable::remove;
 use crate::error::Result;
 use crate::generation::Generation;
+use crate::graph_plan::GraphPlan;
 use crate::journal;
 use crate::protection;
 use crate::publish::{CommitStage, publish};
@@ -26,11 +27,12 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
     for broken in protection::broken(corpus)? {
         done.push(protection::restore(corpus, &broken, &corpus.survey()?)?);
     }
+    let plan = (graph, GraphPlan::Build);
     let spared = resumable(corpus)?;
     for known in unmended(corpus)? {
         let generation = Generation::load(&known, known.rows.len())?;
         if let Some(defect) = generation.graph_defect() {
-            let made = publish(dir, uuid, &known, &known.rows.fragments, graph, observe)?;
+            let made = publish(dir, uuid, &known, &known.rows.fragments, plan, observe)?;
             done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
         } else if !known.described() {
             complete(dir, uuid, &known, &known, graph, observe)?;

@@ -3,7 +3,7 @@
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::generation::Generation;
+use crate::generation::{Generation, read_note};
 use crate::lock::WriterLock;
 use crate::survey::{self, GenerationInfo, Known};
 
@@ -40,19 +40,39 @@ impl Corpus {
         Ok(infos.collect())
     }
 
-    /// One retained generation in its newest state, loaded. Where passages were appended, deleted or compacted since, its
-    /// ordinals are not those of this corpus but of [`of`](Self::of) it.
+    /// One retained generation of these passages, loaded. One that is retained over other passages only is an error:
+    /// [`OtherPassages`](Error::OtherPassages).
     pub fn generation(&self, number: u32) -> Result<Generation> {
         let known = self.survey()?;
-        self.state(&known, |known| known.number == number)
-            .map_or_else(|| Err(Error::NoGeneration { number, retained: numbers(&known) }), load)
+        if let Some(here) = self.here(&known, |known| known.number == number) {
+            return load(here);
+        }
+        match known.iter().any(|known| known.number == number) {
+            true => Err(Error::OtherPassages { number }),
+            false => Err(Error::NoGeneration { number, retained: numbers(&known) }),
+        }
     }
 
-    /// The newest retained generation that this encoder embedded, loaded; see [`generation`](Self::generation) for its
-    /// ordinals.
+    /// The newest retained generation of these passages that this encoder embedded, loaded.
     pub fn generation_for(&self, by: &Fingerprint) -> Result<Option<Generation>> {
         let known = self.survey()?;
-        self.state(&known, |known| known.fingerprint == *by).map(load).transpose()
+        self.here(&known, |known| known.fingerprint == *by).map(load).transpose()
+    }
+
+    /// The newest retained generation that this encoder embedded, over whatever passages the index had then, with the corpus
+    /// of those: its ordinals are theirs.
+    pub fn with_generation_for(&self, by: &Fingerprint) -> Result<Option<(Corpus, Generation)>> {
+        let known = self.survey()?;
+        let Some(found) = known.iter().rev().find(|known| known.fingerprint == *by) else { return Ok(None) };
+        Ok(Some((self.at(found.table.clone())?, load(found)?)))
+    }
+
+    /// A note that was kept with a retained generation, if there is one; see [`Generation::record`].
+    pub fn recorded(&self, number: u32, note: &str) -> Result<Option<serde_json::Value>> {
+        let known = self.survey()?;
+        let found = known.iter().rev().find(|known| known.number == number);
+        let found = found.ok_or_else(|| Error::NoGeneration { number, retained: numbers(&known) })?;
+        found.sidecar.as_deref().map_or(Ok(None), |sidecar| read_note(sidecar, note))
     }
 
     /// Keeps a generation from being removed until [`unprotect`](Self::unprotect); repeating it changes nothing.
@@ -80,11 +100,9 @@ impl Corpus {
         }
     }
 
-    /// The newest state that is wanted, of these passages if there is one.
-    fn state<'a>(&self, known: &'a [Known], wanted: impl Fn(&Known) -> bool) -> Option<&'a Known> {
-        let newest = known.iter().rev().find(|known| wanted(known))?;
-        let here = known.iter().rev().find(|known| known.number == newest.number && known.rows == *self.rows());
-        Some(here.unwrap_or(newest))
+    /// The newest state that is wanted, of these passages.
+    fn here<'a>(&self, known: &'a [Known], wanted: impl Fn(&Known) -> bool) -> Option<&'a Known> {
+        known.iter().rev().find(|known| wanted(known) && known.rows == *self.rows())
     }
 }
 

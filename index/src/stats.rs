@@ -59,7 +59,7 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
     }
     let other_bytes = bytes(corpus.dir())? - text_bytes - vector_bytes - graph_bytes;
     let last = known.last();
-    let outside_graph = last.and_then(|known| Some(known.rows.len() - known.manifest.as_ref().ok()?.graph_len()));
+    let outside_graph = last.and_then(|known| Some(known.rows.len() - known.manifest.as_ref().ok()?.len as usize));
     let deleted = newest.deleted()?.len();
     let rows = newest.rows()?;
     Ok(Stats {
@@ -77,7 +77,7 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
 }
 
 /// Length of a file, or of all files below a directory.
-fn bytes(path: &Path) -> Result<u64> {
+pub(crate) fn bytes(path: &Path) -> Result<u64> {
     if path.is_dir() {
         return entries(path)?.iter().map(|entry| bytes(entry)).sum();
     }

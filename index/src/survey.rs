@@ -78,18 +78,20 @@ pub(crate) const FINGERPRINT_PREFIX: &str = "ragtune.generation.";
 pub(crate) fn newest(dir: &Path, uuid: &str, table: &Table) -> Result<Option<Known>> {
     let Some(files) = table.vector_files()? else { return Ok(None) };
     let known = look(dir, uuid, table, files)?;
-    // The manifest knows which version the generation was committed as; later ones only change settings. A version that is
-    // gone (another writer cleaned up since) is not missed: this one has the same vectors.
-    let committed = known.manifest.as_ref().ok().map(|manifest| manifest.dataset_version);
-    match committed.filter(|version| *version < table.version()).and_then(|version| table.at(version).ok()) {
-        Some(table) if known.same_state(&table, &table.vector_files()?.unwrap_or_default())? => {
-            Ok(Some(Known { table, ..known }))
+    // Later commits only change settings: the generation is the version that brought it.
+    let mut first = table.clone();
+    for version in table.versions()?.into_iter().rev().filter(|version| *version < table.version()) {
+        // Gone since they were listed, if another writer cleaned up.
+        let Ok(earlier) = table.at(version) else { break };
+        if !known.same_state(&earlier, &earlier.vector_files()?.unwrap_or_default())? {
+            break;
         }
-        _ => Ok(Some(known)),
+        first = earlier;
     }
+    Ok(Some(Known { table: first, ..known }))
 }
 
-/// All generations that the dataset still holds, in all retained states: ascending by number, then by version.
+/// All generations that the dataset still holds, in all retained states: ascending by version, and so by number.
 pub(crate) fn all(dir: &Path, uuid: &str, table: &Table) -> Result<Vec<Known>> {
     let mut found: Vec<Known> = Vec::new();
     for version in table.versions()? {
@@ -103,15 +105,12 @@ pub(crate) fn all(dir: &Path, uuid: &str, table: &Table) -> Result<Vec<Known>> {
         if half_removed(table, &at, &files)? {
             continue;
         }
-        let mut seen = false;
-        for known in &found {
-            seen |= known.same_state(&at, &files)?;
-        }
-        if !seen {
-            found.push(look(dir, uuid, &at, files)?);
+        // A state may come back, as when all that was appended is deleted: then it is the newest again.
+        match found.last() {
+            Some(last) if last.same_state(&at, &files)? => {}
+            _ => found.push(look(dir, uuid, &at, files)?),
         }
     }
-    found.sort_by_key(|known| (known.number, known.table.version()));
     Ok(found)
 }
 

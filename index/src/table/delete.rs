@@ -14,17 +14,18 @@ use crate::table::runtime::wait;
 /// Deletion files that are on disk and not yet part of the dataset.
 pub(crate) struct StagedDeletion {
     fragments: Vec<LanceFragment>,
+    /// Fragments that have no row left, which Lance drops.
+    emptied: Vec<u64>,
     /// Their names in the dataset's `_deletions` directory.
     pub(crate) files: Vec<String>,
 }
 
 impl Table {
     /// Writes down, in files that nothing refers to yet, that these rows are deleted besides those that are already:
-    /// `ordinals` ascending. On return the files are durable.
-    ///
-    /// A fragment all of whose rows are deleted stays: Lance would remove it, and the ordinals behind it would move.
+    /// `ordinals` ascending. On return the files are durable. A fragment of which no row is left goes as a whole, and the
+    /// ordinals behind it move.
     pub(crate) fn stage_deletion(&self, ordinals: &[u32]) -> Result<StagedDeletion> {
-        let mut staged = StagedDeletion { fragments: Vec::new(), files: Vec::new() };
+        let mut staged = StagedDeletion { fragments: Vec::new(), emptied: Vec::new(), files: Vec::new() };
         let mut rest = ordinals;
         for (fragment, present) in self.fragments()?.iter().zip(self.dataset.fragments().iter()) {
             let here = rest.partition_point(|ordinal| ordinal - fragment.first < fragment.rows);
@@ -33,16 +34,13 @@ impl Table {
             if these.is_empty() {
                 continue;
             }
-            // One row more than there are: so that a fragment is kept whose every row is deleted.
-            let mut roomy = present.clone();
-            roomy.physical_rows = roomy.physical_rows.map(|rows| rows + 1);
             let failed = || Error::storage(format!("writing which rows of fragment {} are deleted", fragment.id));
             let rows: Vec<u32> = these.iter().map(|ordinal| ordinal - fragment.first).collect();
-            let written = wait(FileFragment::new(Arc::clone(&self.dataset), roomy).extend_deletions(rows))?;
-            let written = written.map_err(failed())?.ok_or_else(|| self.foreign("a fragment vanished"))?;
-            let mut updated = present.clone();
-            updated.deletion_file = written.metadata().deletion_file.clone();
-            staged.fragments.push(updated);
+            let target = FileFragment::new(Arc::clone(&self.dataset), present.clone());
+            match wait(target.extend_deletions(rows))?.map_err(failed())? {
+                Some(updated) => staged.fragments.push(updated.metadata().clone()),
+                None => staged.emptied.push(fragment.id),
+            }
         }
         for fragment in &staged.fragments {
             if let Some(file) = &fragment.deletion_file {
@@ -52,9 +50,11 @@ impl Table {
         for file in &staged.files {
             sync_file(&self.deletions_dir().join(file))?;
         }
-        sync_dir(&self.deletions_dir())?;
-        // The first deletion makes the directory.
-        sync_dir(&self.path)?;
+        if !staged.files.is_empty() {
+            sync_dir(&self.deletions_dir())?;
+            // The first deletion makes the directory.
+            sync_dir(&self.path)?;
+        }
         Ok(staged)
     }
 
@@ -62,7 +62,7 @@ impl Table {
     pub(crate) fn delete(&self, staged: StagedDeletion) -> Result<Self> {
         let operation = Operation::Delete {
             updated_fragments: staged.fragments,
-            deleted_fragment_ids: Vec::new(),
+            deleted_fragment_ids: staged.emptied,
             predicate: "id in a list".into(),
         };
         self.commit(operation, "delete", None)

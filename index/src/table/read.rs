@@ -63,6 +63,16 @@ impl Table {
         Ok(passages)
     }
 
+    /// The passage at an ordinal, deleted or not.
+    pub(crate) fn row(&self, ordinal: u32) -> Result<Passage> {
+        let fragments = self.fragments()?;
+        let holds = |fragment: &&Fragment| fragment.first <= ordinal && ordinal - fragment.first < fragment.rows;
+        let gone = || Error::NotThere { what: format!("there is no passage `{ordinal}`") };
+        let fragment = fragments.iter().find(holds).ok_or_else(gone)?;
+        let row = ordinal - fragment.first;
+        self.read(fragment, row..row + 1)?.pop().ok_or_else(gone)
+    }
+
     /// The ids of all passages that are not deleted, in the order of ordinals.
     pub(crate) fn ids(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();

@@ -46,6 +46,25 @@ pub fn perform(work: &str, dir: &Path) {
             let corpus = Corpus::open(dir).unwrap();
             changing::delete(&corpus, (0..corpus.len()).step_by(every.parse().unwrap()));
         }
+        Some(("compact", _)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.compact(&corpus.lock("a test").unwrap(), &params(), &mut |_| {}).unwrap();
+        }
+        Some(("gc", _)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.gc(&corpus.lock("a test").unwrap(), false).unwrap();
+        }
+        Some(("rollback", number)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.rollback(&corpus.lock("a test").unwrap(), number.parse().unwrap()).unwrap();
+        }
+        Some(("protect", number)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let lock = corpus.lock("a test").unwrap();
+            corpus.protect(&lock, number.parse().unwrap(), "a test").unwrap();
+            corpus.current().unwrap().unwrap().record("note", &serde_json::json!({ "a": 1 })).unwrap();
+            corpus.unprotect(&lock, number.parse().unwrap(), "a test").unwrap();
+        }
         _ => panic!("unknown work `{work}`"),
     }
 }
@@ -186,7 +205,7 @@ fn killed_refreshes_leave_the_old_generation_or_the_new_one() {
                 for fragment in writer.pending() {
                     writer.write(&fragment, rows(&fragment, DIM, &given)).unwrap();
                 }
-                let made = writer.commit(&params(), &mut |_| {}).unwrap();
+                let made = writer.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap();
                 assert!(same(made.vectors(), &given), "{context}");
                 newest = seed;
             } else {

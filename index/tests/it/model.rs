@@ -197,7 +197,8 @@ impl World {
             92..94 => self.roll_back(&here),
             94..96 => {
                 let numbers: Vec<u32> = here.generations().unwrap().iter().map(|info| info.number).collect();
-                let (number, owner) = (*numbers.choose(&mut self.rng).unwrap(), ["a", "b"][self.rng.random_range(0..2)]);
+                let (number, owner) =
+                    (*numbers.choose(&mut self.rng).unwrap(), ["a", "b"][self.rng.random_range(0..2)]);
                 let keep = self.rng.random_bool(0.4);
                 self.say(format!("protect {number} for {owner}: {keep}"));
                 match keep {
@@ -214,8 +215,7 @@ impl World {
                 self.say("look at a retained generation".into());
                 let infos = here.generations().unwrap();
                 let info = infos.choose(&mut self.rng).unwrap();
-                let generation = here.generation(info.number).unwrap();
-                let corpus = here.of(&generation).unwrap();
+                let (corpus, generation) = here.with_generation_for(&info.fingerprint).unwrap().unwrap();
                 let state = self.state_at(generation.dataset_version());
                 whole(&Reader { corpus, generation, state });
             }
