@@ -228,9 +228,11 @@ impl World {
             _ => {
                 self.say("the reader that stayed".into());
                 if let Some(old) = &self.old {
-                    match old.corpus.get(&[old.corpus.ordinal(&passage(first(&old.state)).id).unwrap().unwrap()]) {
+                    let number = first(&old.state);
+                    let ordinal = old.corpus.ordinal(&passage(number).id);
+                    match ordinal.and_then(|ordinal| old.corpus.get(&[ordinal.unwrap()])) {
                         Ok(found) => {
-                            assert_eq!(found, [passage(first(&old.state))]);
+                            assert_eq!(found, [passage(number)]);
                             search(old, Search::Graph { ef: 4 * old.corpus.len() }, &mut self.rng);
                         }
                         Err(error) => assert!(matches!(error, Error::Changed { .. }), "{error:?}"),
