@@ -1,14 +1,15 @@
 //! `ragtune index search`: the passages nearest to a text.
 
-use ragtune_index::{Corpus, Search, Trust};
+use ragtune_index::{Allowed, Corpus, Search, Trust};
 use serde::Serialize;
 
+use super::index_change::ids_of;
 use super::{announce_graph, locate, print_json, print_text};
 use crate::cli::IndexSearchArgs;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
-use crate::pipeline::identity::{encoder_of, searched_by};
+use crate::pipeline::identity::{encoder_of, searched_with};
 
 #[derive(Serialize)]
 struct Found {
@@ -35,12 +36,17 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
     };
     let folder = locate(&name)?.folder;
     let encoder = Encoder::load(&folder, &crate::models::device::open(&args.device)?)?;
-    let (generation, by) = searched_by(&corpus, &encoder, &folder)?;
+    let (corpus, generation, by) = searched_with(&corpus, &encoder, &folder)?;
+    let allowed = allowed(&corpus, args)?;
     let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
     let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
     announce_graph(&generation, how);
-    let hits = generation.search(&vector, args.top_k, how, Trust::Same(&by))?.into_iter().flatten().collect::<Vec<_>>();
+    let hits = match &allowed {
+        None => generation.search(&vector, args.top_k, how, Trust::Same(&by))?,
+        Some(allowed) => generation.search_among(&vector, args.top_k, how, Trust::Same(&by), allowed)?,
+    };
+    let hits: Vec<_> = hits.into_iter().flatten().collect();
     let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
     let found: Vec<Found> = corpus
         .get(&ordinals)?
@@ -63,4 +69,17 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// The passages that may be found, where not all may.
+fn allowed(corpus: &Corpus, args: &IndexSearchArgs) -> Result<Option<Allowed>> {
+    let by_condition = args.condition.as_deref().map(|condition| corpus.matching(condition)).transpose()?;
+    let by_id = match &args.ids {
+        Some(file) => Some(corpus.among(&ids_of(file)?)?),
+        None => None,
+    };
+    Ok(match (by_condition, by_id) {
+        (Some(one), Some(other)) => Some(one.and(&other)),
+        (one, other) => one.or(other),
+    })
 }

@@ -14,5 +14,7 @@ mod model;
 mod past;
 mod power;
 mod resume;
+mod reuse;
 mod rot;
 mod together;
+mod views;

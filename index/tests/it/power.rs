@@ -202,19 +202,19 @@ mod cuts {
     /// Appended to, deleted from, refreshed and appended to again: states to collect, to compact and to go back to.
     fn with_a_past(dir: &Path) {
         with_generations(dir, &[1]);
-        for work in ["append 30", "delete 7", "embed 2", "append 20"] {
+        for work in ["more 30", "fewer 7", "embed 2", "more 20"] {
             perform(work, dir);
         }
     }
 
     #[test]
     fn a_cut_during_an_append_leaves_all_of_it_or_nothing() {
-        cut_everywhere("append 30", |dir| with_generations(dir, &[1]));
+        cut_everywhere("more 30", |dir| with_generations(dir, &[1]));
     }
 
     #[test]
     fn a_cut_during_a_deletion_leaves_all_of_it_or_nothing() {
-        cut_everywhere("delete 7", |dir| with_generations(dir, &[1]));
+        cut_everywhere("fewer 7", |dir| with_generations(dir, &[1]));
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod cuts {
 
     #[test]
     fn a_cut_during_a_rollback_leaves_all_of_it_or_nothing() {
-        cut_everywhere("rollback 1", with_a_past);
+        cut_everywhere("back 1", with_a_past);
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn a_read_only_index_is_read_and_not_written() {
         train("embedder", &index, &folder.path().join("other")).and(&["--train-passages", "true", "--steps", "1"]),
     ];
     for write in writes {
-        write.run().refused(&["Read-only file system", "rights"]);
+        write.run().refused(&["Read-only file system", "only read"]);
     }
     disk.writable(true);
     assert!(is_clean(&index));
