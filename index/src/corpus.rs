@@ -21,6 +21,7 @@ use crate::stats::{self, Stats};
 use crate::survey::{self, Known};
 use crate::table::{DATASET, Rows, Table};
 use crate::torn::set_torn_manifest_aside;
+use crate::vouch;
 use crate::writer::GenerationWriter;
 
 /// An index directory, open for reading; writing needs its [`WriterLock`] besides.
@@ -70,6 +71,7 @@ impl Corpus {
             return Err(Error::NoIndex { dir, why: format!("it holds no `{DATASET}`") });
         }
         let notices = set_torn_manifest_aside(&dir)?;
+        vouch::verify_newest(&dir)?;
         let mut table = Table::open(&dir)?;
         loop {
             match Self::of_table(dir.clone(), table.clone(), notices.clone()) {

@@ -23,14 +23,40 @@ const DIR: &str = "RAGTUNE_INDEX_TEST_DIR";
 #[ignore = "run by the tests that kill it"]
 fn child() {
     let (Ok(work), Ok(dir)) = (std::env::var(WORK), std::env::var(DIR)) else { return };
-    let dir = Path::new(&dir);
+    perform(&work, Path::new(&dir));
+}
+
+/// The work itself.
+pub fn perform(work: &str, dir: &Path) {
     match work.split_once(' ') {
         Some(("create", n)) => drop(create(dir, n.parse().unwrap())),
         Some(("stream", megabytes)) => crate::memory::stream(dir, megabytes.parse().unwrap()),
         Some(("embed", seed)) => {
             let seed: u64 = seed.parse().unwrap();
             let corpus = Corpus::open(dir).unwrap();
-            embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(N, DIM, seed));
+            embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(corpus.len(), DIM, seed));
+        }
+        Some(("embeds", to)) => (1..=to.parse().unwrap()).for_each(|seed: u64| perform(&format!("embed {seed}"), dir)),
+        Some(("more", count)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let by = corpus.current().unwrap().unwrap().fingerprint().clone();
+            let range = corpus.len()..corpus.len() + count.parse::<usize>().unwrap();
+            crate::changing::append(&corpus, &by, range.clone(), &vectors(range.end, DIM, 50));
+        }
+        Some(("fewer", every)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            crate::changing::delete(&corpus, (0..corpus.len()).step_by(every.parse().unwrap()));
+        }
+        Some(("back", number)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.rollback(&corpus.lock("a test").unwrap(), number.parse().unwrap()).unwrap();
+        }
+        Some(("protect", number)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let lock = corpus.lock("a test").unwrap();
+            corpus.protect(&lock, number.parse().unwrap(), "a test").unwrap();
+            corpus.current().unwrap().unwrap().record("note", &serde_json::json!({ "a": 1 })).unwrap();
+            corpus.unprotect(&lock, number.parse().unwrap(), "a test").unwrap();
         }
         Some(("append", range)) => {
             let (from, to) = range.split_once(' ').unwrap();
@@ -58,14 +84,15 @@ fn child() {
 }
 
 pub fn start(work: &str, dir: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::child", "--ignored", "--nocapture", "--test-threads=1"])
-        .env(WORK, work)
-        .env(DIR, dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    command(work, dir).spawn().unwrap()
+}
+
+/// This test binary as a process that does the work.
+pub fn command(work: &str, dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "crash::child", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env(WORK, work).env(DIR, dir).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 /// How long the work takes when nobody kills it.
