@@ -64,8 +64,8 @@ def doubt(differences):
 
 
 folder = sys.argv[1]
-print("| set | retriever | " + " | ".join(METRICS) + " | questions filled up | retrieval, ms a question |")
-print("|---|---|" + "---|" * (len(METRICS) + 2))
+print("| set | retriever | " + " | ".join(METRICS) + " | questions filled up |")
+print("|---|---|" + "---|" * (len(METRICS) + 1))
 for name in ["nq-qed", "hotpotqa", "popqa"]:
     for retriever in ["dense", "bm25", "rrf", "weighted-0.3", "weighted-0.5", "weighted-0.7"]:
         run = json.load(open(f"{folder}/{name}-{retriever}.json"))
@@ -76,10 +76,6 @@ for name in ["nq-qed", "hotpotqa", "popqa"]:
             differences = [100 * (mine[question] - dense[question]) for question in dense]
             beside = sum(differences) / len(differences)
             cells.append(f"{mean:.1f}" if retriever == "dense" else f"{mean:.1f} ({beside:+.1f} ± {doubt(differences):.1f})")
-        seconds = sum(
-            entry["seconds"] for entry in run["ledger"]["entries"] if entry["phase"] == "retrieve" and entry["activity"] == "evaluate"
-        )
-        asked = run["summary"]["n"]
         filled = run["summary"].get("filled_questions", 0)
-        print(f"| {name} | {run['retriever']} | " + " | ".join(cells) + f" | {filled} | {1000 * seconds / asked:.2f} |")
+        print(f"| {name} | {run['retriever']} | " + " | ".join(cells) + f" | {filled} |")
 PYTHON

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ragtune_lexical::{Bm25, Builder, RULES};
+use ragtune_lexical::{Bm25, Builder, OTHER, RULES};
 use ragtune_nearest::Hit;
 
 use crate::corpus::Corpus;
@@ -124,12 +124,13 @@ impl Corpus {
     }
 }
 
-/// What is wrong with the file, if there is one.
+/// What is wrong with the file, if there is one. One that is whole and belongs to other passages is as good as none: they were
+/// appended, deleted or compacted since, and the next search by words makes it anew.
 pub(crate) fn defect(corpus: &Corpus) -> Result<Option<String>> {
     if !path(corpus).exists() {
         return Ok(None);
     }
-    Ok(read(corpus, &belongs(corpus)?).err())
+    Ok(read(corpus, &belongs(corpus)?).err().filter(|what| !what.ends_with(OTHER)))
 }
 
 /// Makes the file anew. The caller holds the lock.

@@ -15,4 +15,5 @@ mod words;
 
 pub use bm25::{B, Bm25, K1, Ranked};
 pub use builder::Builder;
+pub use file::OTHER;
 pub use words::{RULES, STOP_WORDS, words};

@@ -269,6 +269,8 @@ fn settings_of_the_retriever_that_cannot_be_meant_are_refused() {
         .run()
         .refused(&["--hybrid-weight 0.5"]);
     std::fs::write(&file, "retriever = \"bm25\"\n").unwrap();
+    // A refused search may have kept them.
+    let _ = std::fs::remove_file(index.join("lexical.bin"));
     let resolved = four_steps("joint", &index, &folder.path().join("run"))
         .with("--config", &file)
         .and(&["--dry-run", "--json"])
