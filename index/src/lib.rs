@@ -23,18 +23,26 @@
 //! for fragment in writer.pending() {
 //!     writer.write(&fragment, &[1.0, 0.0])?;
 //! }
-//! let generation = writer.commit(&GraphParams::default(), &mut |_stage| {})?;
+//! let generation = writer.commit(&GraphParams::default(), GraphPlan::Build, &mut |_stage| {})?;
 //! let hits = generation.search(&[0.6, 0.8], 1, Search::Graph { ef: 64 }, Trust::Same(&encoder))?;
 //! # Ok(()) }
 //! ```
 
+mod adopt;
+mod append;
 mod check;
+mod compact;
 mod corpus;
 mod create;
+mod delete;
 mod durable;
 mod error;
+mod filter;
 mod fingerprint;
+mod gc;
 mod generation;
+mod graph_plan;
+mod ids;
 mod journal;
 mod lexical;
 mod lock;
@@ -42,24 +50,39 @@ mod manifest;
 mod mend;
 mod passage;
 mod publish;
+mod retained;
+mod retire;
+mod rollback;
 mod sealed;
+mod search;
 mod stats;
 mod survey;
 mod table;
+mod texts;
+mod torn;
+mod versions;
+mod view;
 mod writer;
 
+pub use append::Appended;
 pub use check::{Defect, DefectKind, check};
+pub use compact::Compacted;
 pub use corpus::Corpus;
 pub use create::CreateOptions;
+pub use delete::Deleted;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
-pub use generation::{Generation, Search, Trust};
+pub use gc::{Collected, CollectedFile};
+pub use generation::Generation;
+pub use graph_plan::GraphPlan;
 pub use lexical::{Keep, Lexical, Ranked};
 pub use lock::WriterLock;
 pub use manifest::GraphInfo;
 pub use passage::{Fragment, Passage, Source};
 pub use publish::CommitStage;
-pub use ragtune_nearest::{GraphParams, Hit};
+pub use ragtune_nearest::{Allowed, GraphParams, Hit};
+pub use search::{Search, Trust};
 pub use stats::Stats;
 pub use survey::GenerationInfo;
+pub use versions::VersionInfo;
 pub use writer::GenerationWriter;

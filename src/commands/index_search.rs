@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
 use crate::pipeline::identity::{encoder_of, searched_by};
-use crate::pipeline::retriever::Retriever;
+use crate::pipeline::retriever::{ByVectors, Retriever};
 
 #[derive(Serialize)]
 struct Found {
@@ -74,13 +74,14 @@ fn by_vectors(args: &IndexSearchArgs, corpus: &Corpus, retriever: &Retriever) ->
     let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
     announce_graph(&generation, how);
-    let found = retriever.find(&generation, how, &[&args.query], Some(&vector), args.top_k, Trust::Same(&by))?;
+    let by = ByVectors { generation: &generation, search: how, trust: Trust::Same(&by), vectors: Some(&vector) };
+    let found = retriever.find(&[&args.query], by, args.top_k, None)?;
     Ok(found.hits.into_iter().flatten().collect())
 }
 
 /// Without it: no model is loaded.
 fn by_words(args: &IndexSearchArgs, retriever: &Retriever) -> Result<Vec<Hit>> {
-    let Some(found) = retriever.by_words(&[&args.query], args.top_k)?.pop() else { return Ok(Vec::new()) };
+    let Some(found) = retriever.by_words(&[&args.query], args.top_k, None)?.pop() else { return Ok(Vec::new()) };
     if found.matched < found.hits.len() {
         eprintln!(
             "{} passages share a word with the query; the first of the corpus follow, with score 0",

@@ -113,7 +113,7 @@ impl Trainer<'_> {
             };
             let _span = self.ledger.span(Phase::Retrieve);
             let pipeline = &self.pipeline;
-            let depth = depth.min(pipeline.generation.len());
+            let depth = depth.min(pipeline.corpus.passages());
             let hits = pipeline.generation.search(&vectors, depth, pipeline.search, Trust::StaleAllowed)?;
             found.extend(hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect::<Vec<u32>>()));
         }
@@ -135,7 +135,7 @@ impl Trainer<'_> {
             false => None,
         };
         let _span = self.ledger.span(Phase::Retrieve);
-        let depth = depth.min(pipeline.generation.len());
+        let depth = depth.min(pipeline.corpus.passages());
         let found = pipeline.find(texts, vectors.as_deref(), depth, Trust::StaleAllowed)?;
         Ok(found.hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect())
     }

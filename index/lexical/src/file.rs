@@ -172,7 +172,7 @@ mod tests {
                 // A changed letter of a word may be another word; whatever is accepted must be searchable.
                 if let Ok(index) = Bm25::decode(&bad, &BELONGS) {
                     accepted += 1;
-                    index.search(&["rain spain 北 x"], 3, &[]);
+                    index.search(&["rain spain 北 x"], 3, &[], None);
                 }
             }
         }
