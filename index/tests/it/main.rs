@@ -12,3 +12,5 @@ mod lexical;
 mod memory;
 mod past;
 mod resume;
+mod reuse;
+mod views;
