@@ -9,6 +9,7 @@ mod filter;
 mod full_disk;
 mod fuzz;
 mod generations;
+mod lexical;
 mod memory;
 mod model;
 mod past;
