@@ -171,7 +171,7 @@ fn check_generation(corpus: &Corpus, known: &Known, found: &mut Vec<Defect>) {
                 }
             }
             let sidecar = corpus.dir().join(&place);
-            if let Err(what) = read_graph(&sidecar, corpus.len(), &manifest.graph_blake3) {
+            if let Err(what) = read_graph(&sidecar, manifest.len as usize, &manifest.graph_blake3) {
                 found.push(defect(DefectKind::Derived, format!("{place}/{GRAPH}"), what, BY_MEND));
             }
         }

@@ -334,7 +334,7 @@ mod tests {
         let lock = corpus.lock("a test").unwrap();
         let mut writer = corpus.begin(&lock, &by, 1).unwrap();
         writer.write(&corpus.fragments()[0], &[1.0]).unwrap();
-        writer.commit(&GraphParams::default(), &mut |_| {}).unwrap();
+        writer.commit(&GraphParams::default(), crate::GraphPlan::Build, &mut |_| {}).unwrap();
         let newest = corpus.table().latest().unwrap();
         newest.configure(vec![(survey::fingerprint_key(1), None)]).unwrap();
         let error = corpus.current().unwrap_err();

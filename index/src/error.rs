@@ -93,6 +93,12 @@ pub enum Error {
         /// One line for each property that differs.
         differences: Vec<String>,
     },
+    /// A view was searched as if an encoder were known to have made its vectors.
+    #[error("generation {number} is seen with other vectors than it stores: no encoder is known to have made them")]
+    View {
+        /// The generation that the view was made of.
+        number: u32,
+    },
     /// Vectors or queries of another length than the index holds.
     #[error("{what}: got {given}, expected {expected}")]
     Dimension {
@@ -201,6 +207,7 @@ impl Error {
             Error::WrongEncoder { .. } => "name the encoder that built the index, or embed the corpus with this one: \
                  `ragtune index build --corpus FILE --encoder DIR --out NEW`"
                 .into(),
+            Error::View { .. } => "search it as stale, and say so in the records: `Trust::StaleAllowed`".into(),
             Error::Dimension { .. } => {
                 "an index holds vectors of one dimension: build another index for another encoder".into()
             }

@@ -1,12 +1,11 @@
-//! A generation that can be searched: all vectors in memory, and the graph if it is fit for use. Never changes.
-//!
-//! B questions, N passages, D dimension.
+//! A generation that can be searched: all vectors in memory, and the graph if it is fit for use. Never changes. `search` is how
+//! it is searched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ragtune_nearest::{FlatGraph, Hit, decode, dot, search};
+use ragtune_nearest::{Aligned, Allowed, FlatGraph, decode, dot};
 use rayon::prelude::*;
 
 use crate::durable::{name, write_atomic};
@@ -18,43 +17,25 @@ use crate::survey::Known;
 /// How far from 1 the length of a stored vector may be: what rounding to float32 leaves, generously.
 const LENGTH_TOLERANCE: f32 = 1e-4;
 
-/// How to look for the nearest passages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Search {
-    /// Through the graph, with a beam of `ef` (at least k is used): fast, finds nearly all. Exact where there is no usable
-    /// graph, see [`Generation::graph_defect`].
-    Graph {
-        /// Width of the beam; more is slower and finds more.
-        ef: usize,
-    },
-    /// Every passage is scored: the oracle.
-    Exact,
-}
-
-/// What the caller knows of the encoder that made the questions' vectors.
-#[derive(Debug, Clone, Copy)]
-pub enum Trust<'a> {
-    /// They were made by this encoder, which must be the one that embedded the generation.
-    Same(&'a Fingerprint),
-    /// They may be newer than the passages, and the caller declares that in its records: training between two refreshes.
-    StaleAllowed,
-}
-
 /// One complete embedding of the corpus. Cheap to clone: clones share the vectors and the graph.
 #[derive(Debug, Clone)]
 pub struct Generation {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    number: u32,
-    dim: usize,
-    dataset_version: u64,
-    fingerprint: Fingerprint,
-    vectors: Vec<f32>,
-    graph: Result<(FlatGraph, GraphInfo), String>,
-    sidecar: Option<PathBuf>,
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) number: u32,
+    pub(crate) dim: usize,
+    pub(crate) dataset_version: u64,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) vectors: Aligned<f32>,
+    /// Over all passages or the first of them: what was appended since is searched exactly.
+    pub(crate) graph: Result<Arc<(FlatGraph, GraphInfo)>, String>,
+    /// The passages that were not deleted; `None`: all.
+    pub(crate) alive: Option<Arc<Allowed>>,
+    pub(crate) sidecar: Option<PathBuf>,
+    pub(crate) is_view: bool,
 }
 
 impl Generation {
@@ -62,14 +43,19 @@ impl Generation {
     pub(crate) fn load(known: &Known, len: usize) -> Result<Self> {
         let vectors = load_vectors(known, len)?;
         let graph = match &known.manifest {
-            Ok(manifest) => load_graph(known, len, &manifest.graph_blake3).map(|graph| (graph, manifest.graph.clone())),
+            Ok(manifest) => load_graph(known, &manifest.graph_blake3, manifest.len as usize)
+                .map(|graph| Arc::new((graph, manifest.graph.clone()))),
             Err(defect) => Err(defect.clone()),
         };
         Ok(Self::assemble(known, vectors, graph))
     }
 
     /// A generation of parts that are already in memory and known to agree.
-    pub(crate) fn assemble(known: &Known, vectors: Vec<f32>, graph: Result<(FlatGraph, GraphInfo), String>) -> Self {
+    pub(crate) fn assemble(
+        known: &Known,
+        vectors: Aligned<f32>,
+        graph: Result<Arc<(FlatGraph, GraphInfo)>, String>,
+    ) -> Self {
         let shared = Shared {
             number: known.number,
             dim: known.dim,
@@ -77,9 +63,18 @@ impl Generation {
             fingerprint: known.fingerprint.clone(),
             vectors,
             graph,
+            alive: None,
             sidecar: known.sidecar.clone(),
+            is_view: false,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The same without the passages that were deleted: a search never returns one. Their vectors stay where they are.
+    #[allow(dead_code, reason = "deletion comes with the storage of it")]
+    pub(crate) fn without(self, alive: Allowed) -> Self {
+        let shared = Arc::unwrap_or_clone(self.shared);
+        Self { shared: Arc::new(Shared { alive: Some(Arc::new(alive)), ..shared }) }
     }
 
     /// Its number; later generations have higher ones.
@@ -127,55 +122,12 @@ impl Generation {
 
     /// The graph, if it is fit for use.
     pub fn graph(&self) -> Option<&GraphInfo> {
-        self.shared.graph.as_ref().ok().map(|(_, info)| info)
+        self.shared.graph.as_ref().ok().map(|graph| &graph.1)
     }
 
     /// Why the graph is not used and exact search answers instead; `None` when it is.
     pub fn graph_defect(&self) -> Option<&str> {
         self.shared.graph.as_ref().err().map(String::as_str)
-    }
-
-    /// The `k` nearest passages for each question: `questions` (B, D) row-major. For each question its hits, higher inner
-    /// product first, ties by ordinal. Questions need not have length one, but must be finite.
-    ///
-    /// Runs on all threads of rayon's pool; the result does not depend on their number.
-    pub fn search(&self, questions: &[f32], k: usize, how: Search, trust: Trust<'_>) -> Result<Vec<Vec<Hit>>> {
-        let Shared { number, dim, fingerprint, vectors, graph, .. } = &*self.shared;
-        if let Trust::Same(asked) = trust
-            && asked != fingerprint
-        {
-            return Err(Error::WrongEncoder {
-                asked: asked.id(),
-                stored: fingerprint.id(),
-                number: *number,
-                differences: asked.differences(fingerprint),
-            });
-        }
-        if k > self.len() {
-            return Err(Error::TooMany { k, len: self.len() });
-        }
-        if !questions.len().is_multiple_of(*dim) {
-            let what = format!("the questions' vectors are not whole rows of {dim} values");
-            return Err(Error::Dimension {
-                what,
-                given: questions.len(),
-                expected: questions.len().next_multiple_of(*dim),
-            });
-        }
-        if let Some(at) = questions.iter().position(|value| !value.is_finite()) {
-            let what =
-                format!("the vector of question {} holds `{}`, a finite number was expected", at / dim, questions[at]);
-            return Err(Error::BadVector { what });
-        }
-        let (Ok((graph, _)), Search::Graph { ef }) = (graph, how) else {
-            return Ok(search(vectors, *dim, questions, k));
-        };
-        let found = questions.par_chunks_exact(*dim).map(|question| {
-            let hits = graph.search(vectors, *dim, question, k, ef);
-            // Every passage can be reached, so a beam of at least k finds k. Should it not, exact search still does.
-            if hits.len() < k { search(vectors, *dim, question, k).remove(0) } else { hits }
-        });
-        Ok(found.collect())
     }
 
     /// Keeps a note with the generation, replacing an earlier one of that name: letters, digits, `-` and `_`. Durable on
@@ -217,13 +169,9 @@ fn note_file(note: &str) -> String {
 pub(crate) const NOTE_PREFIX: &str = "note-";
 
 /// The vectors of a generation, each finite and of length one.
-pub(crate) fn load_vectors(known: &Known, len: usize) -> Result<Vec<f32>> {
-    let vectors = known.table.vectors(len, known.dim)?;
-    let bad = vectors.par_chunks_exact(known.dim).position_first(|vector| {
-        let squared = dot(vector, vector);
-        !squared.is_finite() || (squared - 1.0).abs() > 2.0 * LENGTH_TOLERANCE
-    });
-    match bad {
+pub(crate) fn load_vectors(known: &Known, len: usize) -> Result<Aligned<f32>> {
+    let vectors = Aligned::from(known.table.vectors(len, known.dim)?.as_slice());
+    match not_of_length_one(&vectors, known.dim) {
         None => Ok(vectors),
         Some(ordinal) => {
             let what = format!("the vector of passage {ordinal} in generation {} is not of length one", known.number);
@@ -232,15 +180,23 @@ pub(crate) fn load_vectors(known: &Known, len: usize) -> Result<Vec<f32>> {
     }
 }
 
-fn load_graph(known: &Known, len: usize, blake3: &str) -> Result<FlatGraph, String> {
-    let Some(sidecar) = &known.sidecar else { return Err("its graph is gone".into()) };
-    read_graph(sidecar, len, blake3).map_err(|what| format!("`{}/{GRAPH}`: {what}", name(sidecar)))
+/// The first of vectors (N, D) that is not finite or not of length one.
+pub(crate) fn not_of_length_one(vectors: &[f32], dim: usize) -> Option<usize> {
+    vectors.par_chunks_exact(dim).position_first(|vector| {
+        let squared = dot(vector, vector);
+        !squared.is_finite() || (squared - 1.0).abs() > 2.0 * LENGTH_TOLERANCE
+    })
 }
 
-/// The graph in a sidecar, verified against the manifest's checksum.
-pub(crate) fn read_graph(sidecar: &Path, len: usize, blake3: &str) -> Result<FlatGraph, String> {
+fn load_graph(known: &Known, blake3: &str, nodes: usize) -> Result<FlatGraph, String> {
+    let Some(sidecar) = &known.sidecar else { return Err("its graph is gone".into()) };
+    read_graph(sidecar, nodes, blake3).map_err(|what| format!("`{}/{GRAPH}`: {what}", name(sidecar)))
+}
+
+/// The graph of `nodes` passages in a sidecar, verified against the manifest's checksum.
+pub(crate) fn read_graph(sidecar: &Path, nodes: usize, blake3: &str) -> Result<FlatGraph, String> {
     let bytes = fs::read(sidecar.join(GRAPH)).map_err(|error| format!("it cannot be read: {error}"))?;
-    let graph = decode(&bytes, len)?;
+    let graph = decode(&bytes, nodes)?;
     if blake3::hash(&bytes).to_hex().as_str() != blake3 {
         return Err("it is another graph than the manifest describes".into());
     }

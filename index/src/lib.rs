@@ -22,7 +22,7 @@
 //! for fragment in writer.pending() {
 //!     writer.write(&fragment, &[1.0, 0.0])?;
 //! }
-//! let generation = writer.commit(&GraphParams::default(), &mut |_stage| {})?;
+//! let generation = writer.commit(&GraphParams::default(), GraphPlan::Build, &mut |_stage| {})?;
 //! let hits = generation.search(&[0.6, 0.8], 1, Search::Graph { ef: 64 }, Trust::Same(&encoder))?;
 //! # Ok(()) }
 //! ```
@@ -34,6 +34,7 @@ mod durable;
 mod error;
 mod fingerprint;
 mod generation;
+mod graph_plan;
 mod journal;
 mod lock;
 mod manifest;
@@ -41,9 +42,11 @@ mod mend;
 mod passage;
 mod publish;
 mod sealed;
+mod search;
 mod stats;
 mod survey;
 mod table;
+mod view;
 mod writer;
 
 pub use check::{Defect, DefectKind, check};
@@ -51,12 +54,14 @@ pub use corpus::Corpus;
 pub use create::CreateOptions;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
-pub use generation::{Generation, Search, Trust};
+pub use generation::Generation;
+pub use graph_plan::GraphPlan;
 pub use lock::WriterLock;
 pub use manifest::GraphInfo;
 pub use passage::{Fragment, Passage, Source};
 pub use publish::CommitStage;
-pub use ragtune_nearest::{GraphParams, Hit};
+pub use ragtune_nearest::{Allowed, GraphParams, Hit};
+pub use search::{Search, Trust};
 pub use stats::Stats;
 pub use survey::GenerationInfo;
 pub use writer::GenerationWriter;

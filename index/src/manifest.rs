@@ -33,8 +33,12 @@ pub struct GraphInfo {
     pub links: usize,
     /// Beam width of the construction.
     pub ef_construction: usize,
-    /// How the graph came about; `build` is from nothing.
+    /// How the graph came about: `build` is from nothing, `reuse:<n>` has the edges of generation n, `repair:<n>` has those and
+    /// more.
     pub origin: String,
+    /// The recall of the graph that the edges were built as; `None` in an older manifest, where it is `recall_at_10`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_recall_at_10: Option<f32>,
     /// Passages that the construction left unreachable and that were linked to their nearest neighbour afterwards.
     pub unreachable_relinked: u32,
     /// Length of the graph's file.

@@ -8,6 +8,7 @@ use crate::create::{TEXTS, Texts, text_files};
 use crate::durable::remove;
 use crate::error::Result;
 use crate::generation::Generation;
+use crate::graph_plan::GraphPlan;
 use crate::journal;
 use crate::publish::{CommitStage, publish, retire};
 use crate::sealed;
@@ -15,11 +16,12 @@ use crate::sealed;
 /// See [`Corpus::mend`]; the caller holds the lock.
 pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Vec<String>> {
     let mut done = Vec::new();
+    let plan = (graph, GraphPlan::Build);
     let spared = resumable(corpus)?;
     for known in corpus.survey()? {
         let generation = Generation::load(&known, corpus.len())?;
         if let Some(defect) = generation.graph_defect() {
-            let made = publish(corpus.dir(), corpus.uuid(), &known, &corpus.fragments(), graph, observe)?;
+            let made = publish(corpus.dir(), corpus.uuid(), &known, &corpus.fragments(), plan, observe)?;
             done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
         }
     }

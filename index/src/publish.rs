@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use ragtune_nearest::{GraphParams, build, encode, recall};
+use ragtune_nearest::{GraphParams, encode};
 
 use crate::durable::{digest, entries, name, remove, sync_dir, sync_tree, write_synced};
 use crate::error::{Error, Result};
 use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
+use crate::graph_plan::{self, GraphPlan, Made};
 use crate::manifest::{
-    GENERATIONS, GRAPH, GraphInfo, MANIFEST, Manifest, UNFINISHED, VectorFile, point_at, sidecar_name, sidecars,
+    GENERATIONS, GRAPH, MANIFEST, Manifest, UNFINISHED, VectorFile, point_at, sidecar_name, sidecars,
 };
 use crate::passage::Fragment;
 use crate::sealed;
@@ -21,30 +23,34 @@ use crate::table::Table;
 pub enum CommitStage {
     /// Making the staged vectors the dataset's newest version: the commit point is in here.
     Commit,
-    /// Reading the vectors back and building the graph.
+    /// Reading the vectors back and building the graph, or repairing one that is used again.
     Graph,
-    /// Measuring the graph's recall against exact search.
+    /// Measuring the graph's recall against exact search. One that is found wanting is followed by [`Graph`](Self::Graph) again.
     Probe,
     /// Writing the sidecar and retiring older generations.
     Publish,
 }
 
-/// Builds and publishes the sidecar of a committed generation, replacing a damaged one and keeping its notes. Durable on
+/// Makes the graph of a committed generation by a plan and publishes its sidecar, replacing a damaged one and keeping its notes. Durable on
 /// return; a crash before leaves the generation without a graph, which `mend` repairs.
 pub(crate) fn publish(
     dir: &Path,
     uuid: &str,
     known: &Known,
     fragments: &[Fragment],
-    params: &GraphParams,
+    (params, plan): (&GraphParams, GraphPlan),
     observe: &mut dyn FnMut(CommitStage),
 ) -> Result<Generation> {
     observe(CommitStage::Graph);
     let len = fragments.iter().map(|fragment| fragment.rows as usize).sum();
     let vectors = load_vectors(known, len)?;
-    let built = build(&vectors, known.dim, params)?;
-    observe(CommitStage::Probe);
-    let (recall_at_10, probes) = recall(&built.graph, &vectors, known.dim, params.probes, params.ef);
+    let source = match plan {
+        GraphPlan::Build => None,
+        GraphPlan::Reuse { .. } => {
+            graph_plan::source((dir, uuid), &known.table.latest()?, known.number, fragments, params)?
+        }
+    };
+    let Made { graph, mut info } = graph_plan::make(&vectors, known.dim, params, plan, source, observe)?;
     observe(CommitStage::Publish);
 
     let generations = dir.join(GENERATIONS);
@@ -53,18 +59,9 @@ pub(crate) fn publish(
     let sidecar = generations.join(&final_name);
     remove(&unfinished)?;
     std::fs::create_dir_all(&unfinished).map_err(Error::io("creating", &unfinished))?;
-    let bytes = encode(&built.graph);
+    let bytes = encode(&graph);
     write_synced(&unfinished.join(GRAPH), &bytes)?;
-    let info = GraphInfo {
-        recall_at_10,
-        probes,
-        ef: params.ef,
-        links: params.links,
-        ef_construction: params.ef_construction,
-        origin: "build".into(),
-        unreachable_relinked: built.relinked,
-        bytes: bytes.len() as u64,
-    };
+    info.bytes = bytes.len() as u64;
     let manifest = Manifest {
         uuid: uuid.into(),
         number: known.number,
@@ -89,7 +86,7 @@ pub(crate) fn publish(
     std::fs::rename(&unfinished, &sidecar).map_err(Error::io("renaming to", &sidecar))?;
     sync_dir(&generations)?;
     let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known.clone() };
-    Ok(Generation::assemble(&known, vectors, Ok((built.graph, info))))
+    Ok(Generation::assemble(&known, vectors, Ok(Arc::new((graph, info)))))
 }
 
 /// Points CURRENT at the newest generation, then removes every generation that is neither the newest, nor the one before,

@@ -10,6 +10,7 @@ use crate::durable::remove;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generation::Generation;
+use crate::graph_plan::GraphPlan;
 use crate::journal::{self, Header, Journal};
 use crate::lock::WriterLock;
 use crate::passage::Fragment;
@@ -112,13 +113,19 @@ impl<'a> GenerationWriter<'a> {
         Ok(())
     }
 
-    /// Makes the staged vectors the newest generation, builds its graph, measures it and retires older generations, telling
-    /// `observe` what begins. All fragments must have been written.
+    /// Makes the staged vectors the newest generation, makes its graph by `plan`, measures it and retires older generations,
+    /// telling `observe` what begins. All fragments must have been written.
     ///
     /// An error or a crash in [`CommitStage::Commit`] leaves the previous generation the newest; later ones leave this one
     /// the newest, with exact search until its graph is rebuilt ([`Corpus::mend`]).
-    pub fn commit(self, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Generation> {
+    pub fn commit(
+        self,
+        graph: &GraphParams,
+        plan: GraphPlan,
+        observe: &mut dyn FnMut(CommitStage),
+    ) -> Result<Generation> {
         graph.check()?;
+        plan.check()?;
         let fragments = self.corpus.fragments();
         let pending = fragments.len() - self.staged.len();
         if pending > 0 {
@@ -138,7 +145,7 @@ impl<'a> GenerationWriter<'a> {
             sidecar: None,
             manifest: Err("its graph is being built".into()),
         };
-        let generation = publish(dir, self.corpus.uuid(), &known, &fragments, graph, observe)?;
+        let generation = publish(dir, self.corpus.uuid(), &known, &fragments, (graph, plan), observe)?;
         retire(dir, self.corpus.uuid(), &known.table, &BTreeSet::new())?;
         Ok(generation)
     }

@@ -1,6 +1,6 @@
 //! The one function behind `index build` and every refresh: embed the whole corpus and commit it as a new generation.
 
-use ragtune_index::{CommitStage, Corpus, Fingerprint, Fragment, Generation, GraphParams, WriterLock};
+use ragtune_index::{CommitStage, Corpus, Fingerprint, Fragment, Generation, GraphParams, GraphPlan, WriterLock};
 
 use crate::cost::{Ledger, Phase, Span};
 use crate::error::{Error, Result};
@@ -71,7 +71,7 @@ pub fn embed_corpus(
         span.bytes(vectors.len() as u64 * 4);
     }
     let mut open: Option<Span> = None;
-    let generation = writer.commit(&settings.graph, &mut |stage| {
+    let generation = writer.commit(&settings.graph, GraphPlan::Build, &mut |stage| {
         // The earlier stage's span ends before the next begins: one clock, no nesting.
         open = None;
         open = Some(ledger.span(match stage {

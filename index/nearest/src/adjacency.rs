@@ -1,15 +1,10 @@
-//! A layered proximity graph in flat arrays, and the search in it.
+//! A layered proximity graph in flat arrays. N passages.
 //!
-//! The vectors are not part of the graph: they are read from the corpus and shared with exact search. Search is the one of
-//! Malkov and Yashunin (arXiv 1603.09320, algorithms 2 and 5): greedy descent through the upper layers, then a beam of
-//! width `ef` on the lowest. N passages, D dimension.
+//! The vectors are not part of the graph: they are read from the corpus and shared with exact search. `beam` searches it.
 
-use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 
-use crate::distance::dot;
-use crate::exact::{Hit, Worst, keep};
+use crate::aligned::Aligned;
 
 /// Links of many nodes, one list after the other: node `i` of the list has `links[offsets[i]..offsets[i + 1]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +15,7 @@ pub(crate) struct Lists {
 
 impl Lists {
     /// Lays lists out flat; `None` when there are more links than 32 bits can count.
-    pub(crate) fn flatten<'a>(lists: impl Iterator<Item = &'a Vec<u32>>) -> Option<Self> {
+    pub(crate) fn flatten<'a>(lists: impl Iterator<Item = &'a [u32]>) -> Option<Self> {
         let mut offsets = vec![0];
         let mut links = Vec::new();
         for list in lists {
@@ -30,12 +25,84 @@ impl Lists {
         Some(Self { offsets, links })
     }
 
-    fn of(&self, node: usize) -> &[u32] {
+    pub(crate) fn of(&self, node: usize) -> &[u32] {
         &self.links[self.offsets[node] as usize..self.offsets[node + 1] as usize]
     }
 
     pub(crate) fn nodes(&self) -> usize {
         self.offsets.len() - 1
+    }
+
+    /// What makes them unsafe to read, if anything, when links lead to `n` passages.
+    fn defect(&self, n: usize) -> Option<String> {
+        if self.offsets.first() != Some(&0) || self.offsets.windows(2).any(|pair| pair[0] > pair[1]) {
+            return Some("its offsets do not ascend from 0".into());
+        }
+        if self.offsets.last().is_none_or(|last| *last as usize != self.links.len()) {
+            return Some("its offsets do not end with its links".into());
+        }
+        self.links
+            .iter()
+            .find(|link| **link as usize >= n)
+            .map(|link| format!("a link leads to {link}, there are {n} passages"))
+    }
+}
+
+/// The lowest layer: every node has a row of one width, which begins on a line of the cache. What a list does not fill is the
+/// node itself, which a search has always seen already.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Base {
+    width: usize,
+    rows: Aligned<u32>,
+}
+
+/// Links that fill a line of the cache; widths are multiples of it.
+const LINE: usize = 16;
+/// The most links of a node: what 128 links ask for, and four times as much for repairs and strays.
+pub(crate) const MOST_LINKS: usize = 1024;
+
+impl Base {
+    /// Lays out lists without links of a node to itself; `None` when they do not fit into memory's addresses or are longer than
+    /// any that this program makes.
+    pub(crate) fn new<'a>(lists: impl ExactSizeIterator<Item = &'a [u32]> + Clone) -> Option<Self> {
+        let longest = lists.clone().map(<[u32]>::len).max().unwrap_or(0);
+        if longest > MOST_LINKS {
+            return None;
+        }
+        let width = longest.next_multiple_of(LINE).max(LINE);
+        let mut rows = Aligned::zeros(lists.len().checked_mul(width)?);
+        for ((node, list), row) in lists.enumerate().zip(rows.chunks_exact_mut(width)) {
+            row.fill(node as u32);
+            let other = list.iter().filter(|link| **link != node as u32);
+            row.iter_mut().zip(other).for_each(|(slot, link)| *slot = *link);
+        }
+        Some(Self { width, rows })
+    }
+
+    pub(crate) fn nodes(&self) -> usize {
+        self.rows.len() / self.width
+    }
+
+    /// A node's row: its links, then itself.
+    #[inline(always)]
+    pub(crate) fn row(&self, node: u32) -> &[u32] {
+        &self.rows[node as usize * self.width..][..self.width]
+    }
+
+    /// A node's links.
+    pub(crate) fn of(&self, node: u32) -> &[u32] {
+        let row = self.row(node);
+        &row[..row.iter().position(|link| *link == node).unwrap_or(row.len())]
+    }
+
+    /// The links of all nodes in order.
+    pub(crate) fn lists(&self) -> impl ExactSizeIterator<Item = &[u32]> + Clone {
+        (0..self.nodes() as u32).map(|node| self.of(node))
+    }
+
+    /// Bytes in memory.
+    fn bytes(&self) -> usize {
+        self.rows.len() * 4
     }
 }
 
@@ -49,105 +116,64 @@ pub(crate) struct UpperLayer {
 }
 
 impl UpperLayer {
-    fn of(&self, ordinal: u32) -> &[u32] {
+    pub(crate) fn of(&self, ordinal: u32) -> &[u32] {
         self.nodes.binary_search(&ordinal).map_or(&[], |node| self.lists.of(node))
     }
 }
 
 /// A layered proximity graph over passages; their vectors lie elsewhere and are handed to each search. However it was made,
-/// by [`build`](crate::build) or [`decode`](crate::decode), no link leads outside its passages.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// by [`build`](crate::build), [`repair`](crate::repair) or [`decode`](crate::decode), no link leads outside its passages.
+#[derive(Debug, Clone, PartialEq)]
 pub struct FlatGraph {
     /// Ordinal from which every search starts: a node of the topmost layer.
     pub(crate) entry: u32,
     /// The lowest layer, which holds every passage.
-    pub(crate) base: Lists,
+    pub(crate) base: Base,
     /// The layers above it, from the second lowest to the topmost.
     pub(crate) upper: Vec<UpperLayer>,
 }
 
 impl FlatGraph {
-    /// What makes the graph unsafe to search, if anything: after `None` no search can leave its arrays.
-    pub(crate) fn defect(&self) -> Option<String> {
-        let n = self.base.nodes();
-        if self.entry as usize >= n {
-            return Some(format!("the entry point {} is not among {n} passages", self.entry));
+    /// A graph of these parts, or what makes them unsafe to search: in one that was made, no search can leave its arrays.
+    pub(crate) fn new(entry: u32, base: &Lists, upper: Vec<UpperLayer>) -> Result<Self, String> {
+        let n = base.nodes();
+        if entry as usize >= n {
+            return Err(format!("the entry point {entry} is not among {n} passages"));
         }
-        let layers = std::iter::once(&self.base).chain(self.upper.iter().map(|layer| &layer.lists));
+        let layers = std::iter::once(base).chain(upper.iter().map(|layer| &layer.lists));
         for (layer, lists) in layers.enumerate() {
-            if let Some(what) = lists_defect(lists, n) {
-                return Some(format!("layer {layer}: {what}"));
+            if let Some(what) = lists.defect(n) {
+                return Err(format!("layer {layer}: {what}"));
             }
         }
-        for (layer, upper) in self.upper.iter().enumerate() {
+        for (layer, upper) in upper.iter().enumerate() {
             let ascending = upper.nodes.windows(2).all(|pair| pair[0] < pair[1]);
             let known = upper.nodes.last().is_none_or(|last| (*last as usize) < n);
             if upper.nodes.len() != upper.lists.nodes() || !ascending || !known {
-                return Some(format!("layer {}: its list of passages is not in order", layer + 1));
+                return Err(format!("layer {}: its list of passages is not in order", layer + 1));
             }
         }
-        None
+        let base = Base::new((0..n).map(|node| base.of(node)));
+        let base = base.ok_or_else(|| format!("layer 0: a passage has more than {MOST_LINKS} links"))?;
+        Ok(Self { entry, base, upper })
     }
 
-    /// The `k` best passages found with a beam of `ef` (raised to `k`), best first: `vectors` (N, D), `question` (D).
-    pub fn search(&self, vectors: &[f32], dim: usize, question: &[f32], k: usize, ef: usize) -> Vec<Hit> {
-        thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default()));
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.begin(self.base.nodes());
-            let space = Space { vectors, dim, question };
-            let start = self.descend(&space);
-            self.beam(&space, start, k.max(ef).max(1), scratch);
-            let mut hits: Vec<Hit> = scratch.best.drain().map(|worst| worst.0).collect();
-            hits.sort_unstable_by(Hit::rank);
-            hits.truncate(k);
-            hits
-        })
+    /// How many passages it links: the first so many of the corpus.
+    pub fn nodes(&self) -> usize {
+        self.base.nodes()
     }
 
-    /// Which passages can be reached from the entry point over the lowest layer.
-    #[cfg(test)]
-    pub(crate) fn reachable(&self) -> Vec<bool> {
-        let mut seen = vec![false; self.base.nodes()];
-        reach(self.entry, &mut seen, |node| self.base.of(node as usize));
-        seen
+    /// Bytes in memory; the vectors are not in it.
+    pub fn bytes(&self) -> usize {
+        let of_lists = |lists: &Lists| 4 * (lists.offsets.len() + lists.links.len());
+        self.base.bytes() + self.upper.iter().map(|layer| 4 * layer.nodes.len() + of_lists(&layer.lists)).sum::<usize>()
     }
 
-    fn descend(&self, space: &Space<'_>) -> Hit {
-        let mut here = space.score(self.entry);
-        for layer in self.upper.iter().rev() {
-            loop {
-                let best = layer.of(here.ordinal).iter().map(|node| space.score(*node)).min_by(Hit::rank);
-                match best {
-                    Some(best) if best.rank(&here).is_lt() => here = best,
-                    _ => break,
-                }
-            }
-        }
-        here
-    }
-
-    fn beam(&self, space: &Space<'_>, start: Hit, ef: usize, scratch: &mut Scratch) {
-        scratch.first_visit(start.ordinal);
-        scratch.open.push(Reverse(Worst(start)));
-        keep(&mut scratch.best, ef, start);
-        while let Some(Reverse(Worst(here))) = scratch.open.pop() {
-            let full = scratch.best.len() >= ef;
-            if full && scratch.best.peek().is_some_and(|worst| worst.0.rank(&here).is_lt()) {
-                break;
-            }
-            for node in self.base.of(here.ordinal as usize) {
-                if !scratch.first_visit(*node) {
-                    continue;
-                }
-                let hit = space.score(*node);
-                let wanted =
-                    scratch.best.len() < ef || scratch.best.peek().is_some_and(|worst| hit.rank(&worst.0).is_lt());
-                if wanted {
-                    scratch.open.push(Reverse(Worst(hit)));
-                    keep(&mut scratch.best, ef, hit);
-                }
-            }
-        }
+    /// How many passages cannot be reached from the entry point over the lowest layer.
+    pub fn unreachable(&self) -> usize {
+        let mut seen = vec![false; self.nodes()];
+        reach(self.entry, &mut seen, |node| self.base.of(node));
+        seen.into_iter().filter(|seen| !seen).count()
     }
 }
 
@@ -164,106 +190,48 @@ pub(crate) fn reach<'a>(start: u32, seen: &mut [bool], links: impl Fn(u32) -> &'
     }
 }
 
-fn lists_defect(lists: &Lists, n: usize) -> Option<String> {
-    if lists.offsets.first() != Some(&0) || lists.offsets.windows(2).any(|pair| pair[0] > pair[1]) {
-        return Some("its offsets do not ascend from 0".into());
-    }
-    if lists.offsets.last().is_none_or(|last| *last as usize != lists.links.len()) {
-        return Some("its offsets do not end with its links".into());
-    }
-    lists
-        .links
-        .iter()
-        .find(|link| **link as usize >= n)
-        .map(|link| format!("a link leads to {link}, there are {n} passages"))
-}
-
-struct Space<'a> {
-    vectors: &'a [f32],
-    dim: usize,
-    question: &'a [f32],
-}
-
-impl Space<'_> {
-    fn score(&self, ordinal: u32) -> Hit {
-        let start = ordinal as usize * self.dim;
-        Hit { ordinal, score: dot(self.question, &self.vectors[start..start + self.dim]) }
-    }
-}
-
-/// What a search needs besides the graph; kept by each thread, so that a search allocates only its result.
-#[derive(Default)]
-struct Scratch {
-    /// `visited[i] == epoch`: node `i` was seen in this search. Nothing needs clearing between searches.
-    visited: Vec<u32>,
-    epoch: u32,
-    open: BinaryHeap<Reverse<Worst>>,
-    best: BinaryHeap<Worst>,
-}
-
-impl Scratch {
-    fn begin(&mut self, nodes: usize) {
-        self.open.clear();
-        self.best.clear();
-        if self.epoch == u32::MAX {
-            self.visited.fill(0);
-            self.epoch = 0;
-        }
-        self.epoch += 1;
-        if self.visited.len() < nodes {
-            self.visited.resize(nodes, 0);
-        }
-    }
-
-    fn first_visit(&mut self, node: u32) -> bool {
-        std::mem::replace(&mut self.visited[node as usize], self.epoch) != self.epoch
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ring() -> FlatGraph {
-        let lists: Vec<Vec<u32>> = (0..8u32).map(|at| vec![(at + 1) % 8, (at + 7) % 8]).collect();
-        FlatGraph { entry: 0, base: Lists::flatten(lists.iter()).unwrap(), upper: Vec::new() }
-    }
-
-    #[test]
-    fn the_beam_walks_round_a_ring() {
-        let vectors: Vec<f32> = (0..8)
-            .flat_map(|at| {
-                let angle = at as f32 * std::f32::consts::TAU / 8.0;
-                [angle.cos(), angle.sin()]
-            })
-            .collect();
-        let hits = ring().search(&vectors, 2, &[-1.0, -0.1], 3, 3);
-        assert_eq!(hits.iter().map(|hit| hit.ordinal).collect::<Vec<_>>(), [4, 5, 3]);
+    fn lists(of: &[&[u32]]) -> Lists {
+        Lists::flatten(of.iter().copied()).unwrap()
     }
 
     #[test]
     fn every_defect_is_found_before_a_search() {
-        assert_eq!(ring().defect(), None);
-        let mut entry = ring();
-        entry.entry = 8;
-        let mut link = ring();
-        link.base.links[3] = 8;
-        let mut order = ring();
-        order.base.offsets[2] = 1;
-        let mut end = ring();
-        end.base.links.pop();
-        let mut upper = ring();
-        let lists = Lists::flatten([vec![1u32], vec![1]].iter()).unwrap();
-        upper.upper.push(UpperLayer { nodes: vec![3, 1], lists });
-        for graph in [entry, link, order, end, upper] {
-            assert!(graph.defect().is_some(), "{graph:?}");
+        let good = || lists(&[&[1, 2], &[2, 0], &[0]]);
+        assert!(FlatGraph::new(0, &good(), Vec::new()).is_ok());
+        let mut link = good();
+        link.links[3] = 3;
+        let mut order = good();
+        order.offsets[2] = 1;
+        let mut end = good();
+        end.links.pop();
+        for base in [link, order, end] {
+            assert!(FlatGraph::new(0, &base, Vec::new()).is_err(), "{base:?}");
         }
+        assert!(FlatGraph::new(3, &good(), Vec::new()).is_err());
+        let upper = UpperLayer { nodes: vec![2, 1], lists: lists(&[&[1], &[1]]) };
+        assert!(FlatGraph::new(0, &good(), vec![upper]).is_err());
+        let many: Vec<u32> = vec![1; MOST_LINKS + 1];
+        assert!(FlatGraph::new(0, &lists(&[&many, &[]]), Vec::new()).unwrap_err().contains("links"));
+    }
+
+    #[test]
+    fn links_come_back_as_they_were_laid_out() {
+        let long: Vec<u32> = (1..18).collect();
+        let given: Vec<&[u32]> = (0..18).map(|node| if node == 0 { &long[..] } else { &[][..] }).collect();
+        let base = Base::new(given.iter().copied()).unwrap();
+        assert_eq!((base.width, base.row(3)), (32, &[3; 32][..]));
+        assert!(base.lists().eq(given));
+        // A link to itself is none.
+        assert_eq!(Base::new([&[0u32, 1][..], &[0]].into_iter()).unwrap().of(0), [1]);
     }
 
     #[test]
     fn reach_follows_links_one_way() {
-        let lists = [vec![1u32], vec![], vec![0]];
-        let graph = FlatGraph { entry: 0, base: Lists::flatten(lists.iter()).unwrap(), upper: Vec::new() };
-        assert_eq!(graph.reachable(), [true, true, false]);
+        let graph = FlatGraph::new(0, &lists(&[&[1], &[], &[0]]), Vec::new()).unwrap();
+        assert_eq!(graph.unreachable(), 1);
     }
 }

@@ -1,50 +1,25 @@
 //! The one inner product. Everything that scores - exact search, graph building, graph search - calls it, so
 //! that equal vectors give equal bits everywhere.
 
-/// Partial sums kept side by side: eight 4-lane or four 8-lane registers.
-const LANES: usize = 32;
+use crate::lanes::{Lanes, Level, on_level, tile};
 
 /// Inner product of two vectors of equal length; the shorter length counts when they differ.
 ///
-/// The order of the additions is fixed (32 strided partial sums, folded in halves, then the tail), and no multiply-add is
-/// contracted, so the result is the same bits on every x86-64 and every other IEEE machine, whatever its vector width.
+/// The order of the additions is fixed and each multiplication is fused with its addition (see `lanes`), so the result is the
+/// same bits on every IEEE machine, whatever its vector width.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor was just asked whether it has AVX2, which is all that the function requires.
-        return unsafe { dot_avx2(a, b) };
-    }
-    dot_lanes(a, b)
+    dot_on(Level::best(), a, b)
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
-    dot_lanes(a, b)
-}
+on_level! { fn dot_on(a: &[f32], b: &[f32]) -> f32 = dot_of }
 
+/// # Safety
+/// As for [`Lanes`].
 #[inline(always)]
-fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
-    let length = a.len().min(b.len());
-    let (a, a_tail) = a[..length].as_chunks::<LANES>();
-    let (b, b_tail) = b[..length].as_chunks::<LANES>();
-    let mut sums = [0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        let (low, high) = sums.split_at_mut(width);
-        for (low, high) in low.iter_mut().zip(high.iter()) {
-            *low += high;
-        }
-        width /= 2;
-    }
-    let tail: f32 = a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum();
-    // A sum of +0 makes -0 into +0, so that equal scores also compare equal by their bits.
-    sums[0] + tail + 0.0
+unsafe fn dot_of<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: the caller promised the processor; the shorter of the two is read.
+    let [[product]] = unsafe { tile::<L, 1, 1>([a.as_ptr()], [b.as_ptr()], a.len().min(b.len())) };
+    product
 }
 
 /// Scales a vector to length one in place. Says why not when a value is not finite or the length is off by more than
@@ -76,7 +51,6 @@ mod tests {
             let b: Vec<f32> = (0..length).map(|_| rng.random_range(-1.0..1.0)).collect();
             let expected: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             assert!((f64::from(dot(&a, &b)) - expected).abs() < 1e-5, "length {length}");
-            assert_eq!(dot(&a, &b).to_bits(), dot_lanes(&a, &b).to_bits(), "length {length}");
             assert_eq!(dot(&a, &b).to_bits(), dot(&b, &a).to_bits(), "length {length}");
         }
     }

@@ -13,10 +13,15 @@ const MAX_LAYERS: u32 = 64;
 
 /// The file's content.
 pub fn encode(graph: &FlatGraph) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(64 + 4 * (graph.base.offsets.len() + graph.base.links.len()));
+    let mut bytes = Vec::with_capacity(64 + graph.bytes());
     bytes.extend_from_slice(MAGIC);
-    put(&mut bytes, &[FORMAT, graph.base.nodes() as u32, graph.entry, graph.upper.len() as u32]);
-    put_lists(&mut bytes, &graph.base);
+    put(&mut bytes, &[FORMAT, graph.nodes() as u32, graph.entry, graph.upper.len() as u32]);
+    let mut end = 0;
+    for list in graph.base.lists() {
+        end += list.len() as u32;
+        put(&mut bytes, &[end]);
+    }
+    graph.base.lists().for_each(|list| put(&mut bytes, list));
     for layer in &graph.upper {
         put(&mut bytes, &[layer.nodes.len() as u32]);
         put(&mut bytes, &layer.nodes);
@@ -63,11 +68,7 @@ pub fn decode(bytes: &[u8], n: usize) -> Result<FlatGraph, String> {
     if !reader.rest.is_empty() {
         return Err(format!("{} bytes follow its end", reader.rest.len()));
     }
-    let graph = FlatGraph { entry, base, upper };
-    match graph.defect() {
-        Some(defect) => Err(defect),
-        None => Ok(graph),
-    }
+    FlatGraph::new(entry, &base, upper)
 }
 
 fn put(bytes: &mut Vec<u8>, numbers: &[u32]) {
@@ -114,12 +115,9 @@ mod tests {
 
     fn graph() -> FlatGraph {
         let lists: Vec<Vec<u32>> = (0..9u32).map(|at| vec![(at + 1) % 9, (at + 4) % 9]).collect();
-        let upper = Lists::flatten([vec![4u32], vec![2]].iter()).unwrap();
-        FlatGraph {
-            entry: 4,
-            base: Lists::flatten(lists.iter()).unwrap(),
-            upper: vec![UpperLayer { nodes: vec![2, 4], lists: upper }],
-        }
+        let base = Lists::flatten(lists.iter().map(Vec::as_slice)).unwrap();
+        let upper = Lists::flatten([&[4u32][..], &[2]].into_iter()).unwrap();
+        FlatGraph::new(4, &base, vec![UpperLayer { nodes: vec![2, 4], lists: upper }]).unwrap()
     }
 
     #[test]

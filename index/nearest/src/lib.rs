@@ -2,18 +2,27 @@
 //!
 //! Only numbers: no file, no clock, no async. It is a crate of its own for the sake of compilation: this code needs the
 //! optimiser, while everything that touches Lance makes the optimiser compile large parts of Lance again and gains nothing
-//! from it. Only `graph` names hnsw_rs.
+//! from it. Only `graph` names hnsw_rs, and it says why edges may be kept while vectors move.
 
 mod adjacency;
+mod aligned;
+mod allowed;
+mod beam;
 mod distance;
 mod exact;
 mod graph;
 mod graph_file;
+mod lanes;
 mod recall;
+mod repair;
+mod strays;
 
 pub use adjacency::FlatGraph;
+pub use aligned::{Aligned, Number};
+pub use allowed::Allowed;
 pub use distance::{dot, normalize};
-pub use exact::{Hit, search};
+pub use exact::{Hit, search, search_among, search_from};
 pub use graph::{Built, GraphParams, Refused, build};
 pub use graph_file::{decode, encode};
 pub use recall::recall;
+pub use repair::repair;

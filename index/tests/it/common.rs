@@ -66,7 +66,7 @@ pub fn embed(corpus: &Corpus, by: &Fingerprint, dim: usize, vectors: &[f32]) -> 
     for fragment in writer.pending() {
         writer.write(&fragment, rows(&fragment, dim, vectors)).unwrap();
     }
-    writer.commit(&params(), &mut |_| {}).unwrap()
+    writer.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap()
 }
 
 /// The part of all vectors that belongs to a fragment.

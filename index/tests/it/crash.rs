@@ -169,7 +169,7 @@ fn killed_refreshes_leave_the_old_generation_or_the_new_one() {
                 for fragment in writer.pending() {
                     writer.write(&fragment, rows(&fragment, DIM, &given)).unwrap();
                 }
-                let made = writer.commit(&params(), &mut |_| {}).unwrap();
+                let made = writer.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap();
                 assert!(same(made.vectors(), &given), "{context}");
                 newest = seed;
             } else {

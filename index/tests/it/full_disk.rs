@@ -68,7 +68,7 @@ fn refreshing_on_a_full_disk_keeps_the_previous_generation() {
             for fragment in writer.pending() {
                 writer.write(&fragment, rows(&fragment, DIM, &given))?;
             }
-            writer.commit(&params(), &mut |_| {})
+            writer.commit(&params(), GraphPlan::Build, &mut |_| {})
         });
         std::fs::remove_file(&filler).unwrap();
         let now = corpus.current().unwrap().unwrap();

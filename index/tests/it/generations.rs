@@ -22,7 +22,7 @@ fn a_generation_is_searched_exactly_and_through_its_graph() {
     for fragment in writer.pending() {
         writer.write(&fragment, rows(&fragment, DIM, &given)).unwrap();
     }
-    let made = writer.commit(&GraphParams::default(), &mut |stage| stages.push(stage)).unwrap();
+    let made = writer.commit(&GraphParams::default(), GraphPlan::Build, &mut |stage| stages.push(stage)).unwrap();
     assert_eq!(stages, [CommitStage::Commit, CommitStage::Graph, CommitStage::Probe, CommitStage::Publish]);
     let found = corpus.current().unwrap().unwrap();
     for generation in [&made, &found] {
@@ -104,7 +104,7 @@ fn vectors_that_cannot_be_stored_are_refused() {
     assert!(matches!(writer.write(&fragment, &good[..DIM]), Err(Error::Dimension { .. })));
     writer.write(&fragment, rows(&fragment, DIM, &good)).unwrap();
     assert!(writer.write(&fragment, rows(&fragment, DIM, &good)).is_err(), "a fragment is written once");
-    let error = writer.commit(&params(), &mut |_| {}).unwrap_err();
+    let error = writer.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::Incomplete { pending: 1, fragments: 2, .. }), "{error}");
     assert!(corpus.current().unwrap().is_none());
 }

@@ -1,0 +1,325 @@
+//! Search in the graph: greedy descent through the upper layers, then a beam of width `ef` on the lowest (Malkov and Yashunin,
+//! arXiv 1603.09320, algorithms 2 and 5). N passages, D dimension.
+//!
+//! The beam is one sorted array instead of two heaps: what falls out of the best `ef` would never be looked at again, so the
+//! candidates to visit are those of the best that were not visited yet, and the next is the first of them. The neighbours of a
+//! visited passage are scored four at a time while the vectors of the next four are on their way from memory.
+
+use std::cell::RefCell;
+
+use crate::adjacency::FlatGraph;
+use crate::exact::Hit;
+use crate::lanes::{Lanes, Level, on_level, tile};
+
+impl FlatGraph {
+    /// The `k` best passages found with a beam of `ef` (raised to `k`), best first: `vectors` (N or more, D), `question` (D).
+    pub fn search(&self, vectors: &[f32], dim: usize, question: &[f32], k: usize, ef: usize) -> Vec<Hit> {
+        self.search_where(vectors, dim, question, k, ef, |_| true).0
+    }
+
+    /// The same among the passages that `allowed` says: the best `k` of those among the best `ef` of all, and how many of those
+    /// there were.
+    pub fn search_where(
+        &self,
+        vectors: &[f32],
+        dim: usize,
+        question: &[f32],
+        k: usize,
+        ef: usize,
+        allowed: impl Fn(u32) -> bool,
+    ) -> (Vec<Hit>, usize) {
+        assert!(question.len() == dim && vectors.len() >= self.nodes() * dim, "whole rows, and one for every passage");
+        thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default()));
+        SCRATCH.with_borrow_mut(|scratch| {
+            let ef = k.max(ef).clamp(1, self.nodes());
+            let space = Space { vectors, dim, question };
+            walk(Level::best(), self, &space, ef, scratch);
+            let mut hits = Vec::with_capacity(k.min(scratch.pool.len()));
+            let mut fit = 0;
+            for hit in scratch.pool.iter().map(|key| key.hit()).filter(|hit| allowed(hit.ordinal)) {
+                if fit < k {
+                    hits.push(hit);
+                }
+                fit += 1;
+            }
+            (hits, fit)
+        })
+    }
+}
+
+/// What distances are measured in.
+struct Space<'a> {
+    vectors: &'a [f32],
+    dim: usize,
+    question: &'a [f32],
+}
+
+impl Space<'_> {
+    #[inline(always)]
+    fn row(&self, ordinal: u32) -> *const f32 {
+        // Checked: what the kernels read is inside the vectors.
+        self.vectors[ordinal as usize * self.dim..][..self.dim].as_ptr()
+    }
+
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    unsafe fn score<L: Lanes>(&self, ordinal: u32) -> Hit {
+        // SAFETY: the caller promised the processor; the row and the question have `dim` numbers.
+        let [[score]] = unsafe { tile::<L, 1, 1>([self.question.as_ptr()], [self.row(ordinal)], self.dim) };
+        Hit { ordinal, score }
+    }
+}
+
+on_level! { fn walk(graph: &FlatGraph, space: &Space<'_>, ef: usize, scratch: &mut Scratch) = walk_on }
+
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn walk_on<L: Lanes>(graph: &FlatGraph, space: &Space<'_>, ef: usize, scratch: &mut Scratch) {
+    // SAFETY: the caller promised the processor; so in all of this function.
+    let mut here = unsafe { space.score::<L>(graph.entry) };
+    for layer in graph.upper.iter().rev() {
+        loop {
+            let before = here;
+            for node in layer.of(before.ordinal) {
+                // SAFETY: see above.
+                let hit = unsafe { space.score::<L>(*node) };
+                if hit.rank(&here).is_lt() {
+                    here = hit;
+                }
+            }
+            if here.ordinal == before.ordinal {
+                break;
+            }
+        }
+    }
+    let Scratch { visited, pool, fresh, .. } = scratch.begin(graph.nodes());
+    let epoch = visited.epoch;
+    let marks = &mut visited.marks[..graph.nodes()];
+    marks[here.ordinal as usize] = epoch;
+    pool.push(Key::new(here));
+    // Everything in the pool before the cursor has been visited.
+    let mut cursor = 0;
+    while cursor < pool.len() {
+        if pool[cursor].is_visited() {
+            cursor += 1;
+            continue;
+        }
+        let node = pool[cursor].visit();
+        let row = graph.base.row(node);
+        if fresh.len() < row.len() + 4 {
+            fresh.resize(row.len() + 4, 0);
+        }
+        let mut count = 0;
+        for link in row {
+            fresh[count] = *link;
+            let mark = &mut marks[*link as usize];
+            count += usize::from(*mark != epoch);
+            *mark = epoch;
+        }
+        // What will probably be visited next.
+        if let Some(next) = pool.get(cursor + 1) {
+            // SAFETY: see above; the addresses are inside the row.
+            unsafe { prefetch::<L, u32>(graph.base.row(next.hit().ordinal)) };
+        }
+        // Whole groups of four: the last is filled up with its own last.
+        let last = fresh[count.max(1) - 1];
+        fresh[count..count + 3].fill(last);
+        for ordinal in &fresh[..count.min(4)] {
+            // SAFETY: see above.
+            unsafe { prefetch_row::<L>(space, *ordinal) };
+        }
+        for start in (0..count).step_by(4) {
+            for ordinal in &fresh[(start + 4).min(count)..(start + 8).min(count)] {
+                // SAFETY: see above.
+                unsafe { prefetch_row::<L>(space, *ordinal) };
+            }
+            let four = [fresh[start], fresh[start + 1], fresh[start + 2], fresh[start + 3]];
+            let rows = [space.row(four[0]), space.row(four[1]), space.row(four[2]), space.row(four[3])];
+            // SAFETY: see above; rows and question have `dim` numbers.
+            let scores = unsafe { L::four(space.question.as_ptr(), rows, space.dim) };
+            for at in 0..(count - start).min(4) {
+                let key = Key::new(Hit { ordinal: four[at], score: scores[at] });
+                if pool.len() == ef && pool[ef - 1] <= key {
+                    continue;
+                }
+                cursor = cursor.min(insert(pool, ef, key));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn prefetch_row<L: Lanes>(space: &Space<'_>, ordinal: u32) {
+    let row = &space.vectors[ordinal as usize * space.dim..][..space.dim];
+    // SAFETY: the caller promised the processor.
+    unsafe { prefetch::<L, f32>(row) }
+}
+
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn prefetch<L: Lanes, T>(of: &[T]) {
+    for at in (0..size_of_val(of)).step_by(64) {
+        // SAFETY: the caller promised the processor; the address is inside the slice.
+        unsafe { L::prefetch(of.as_ptr().cast::<u8>().add(at)) };
+    }
+}
+
+/// Puts a key in its place among the best `ef`, which are fewer or end with a worse one. Says where.
+#[inline(always)]
+fn insert(pool: &mut Vec<Key>, ef: usize, key: Key) -> usize {
+    let place = pool.partition_point(|other| *other < key);
+    if pool.len() < ef {
+        pool.push(key);
+    }
+    let last = pool.len() - 1;
+    pool.copy_within(place..last, place + 1);
+    pool[place] = key;
+    place
+}
+
+/// A hit as one number that is less for a better one: the score's bits turned so that they descend, the ordinal (31 bits, see
+/// `build`), and whether it was visited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u64);
+
+impl Key {
+    #[inline(always)]
+    fn new(hit: Hit) -> Self {
+        let bits = hit.score.to_bits();
+        // Of negative numbers the greater bits are the lesser number.
+        let ascending = bits ^ (((bits as i32 >> 31) as u32) | 1 << 31);
+        Key(u64::from(!ascending) << 32 | u64::from(hit.ordinal) << 1)
+    }
+
+    #[inline(always)]
+    fn hit(self) -> Hit {
+        let ascending = !((self.0 >> 32) as u32);
+        let sign = if ascending >> 31 == 1 { 1 << 31 } else { u32::MAX };
+        Hit { ordinal: (self.0 as u32) >> 1, score: f32::from_bits(ascending ^ sign) }
+    }
+
+    #[inline(always)]
+    fn is_visited(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// Marks it, and says which passage it is.
+    #[inline(always)]
+    fn visit(&mut self) -> u32 {
+        self.0 |= 1;
+        (self.0 as u32) >> 1
+    }
+}
+
+/// What a search needs besides the graph; kept by each thread, so that a search allocates only its result.
+#[derive(Default)]
+struct Scratch {
+    visited: Visited,
+    pool: Vec<Key>,
+    fresh: Vec<u32>,
+}
+
+/// `marks[i] == epoch`: passage `i` was seen in this search. They are cleared once in 65 535 searches.
+#[derive(Default)]
+struct Visited {
+    marks: Vec<u16>,
+    epoch: u16,
+}
+
+impl Scratch {
+    fn begin(&mut self, nodes: usize) -> &mut Self {
+        self.pool.clear();
+        let Visited { marks, epoch } = &mut self.visited;
+        if *epoch == u16::MAX {
+            marks.fill(0);
+            *epoch = 0;
+        }
+        *epoch += 1;
+        if marks.len() < nodes {
+            marks.resize(nodes, 0);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adjacency::Lists;
+    use crate::exact;
+    use crate::lanes::levels;
+
+    fn ring(n: u32) -> (FlatGraph, Vec<f32>) {
+        let lists: Vec<Vec<u32>> = (0..n).map(|at| vec![(at + 1) % n, (at + n - 1) % n]).collect();
+        let lists = Lists::flatten(lists.iter().map(Vec::as_slice)).unwrap();
+        let vectors = (0..n)
+            .flat_map(|at| {
+                let angle = at as f32 * std::f32::consts::TAU / n as f32;
+                [angle.cos(), angle.sin()]
+            })
+            .collect();
+        (FlatGraph::new(0, &lists, Vec::new()).unwrap(), vectors)
+    }
+
+    #[test]
+    fn the_beam_walks_round_a_ring() {
+        let (graph, vectors) = ring(8);
+        let hits = graph.search(&vectors, 2, &[-1.0, -0.1], 3, 3);
+        assert_eq!(hits.iter().map(|hit| hit.ordinal).collect::<Vec<_>>(), [4, 5, 3]);
+        assert_eq!(graph.search(&vectors, 2, &[-1.0, -0.1], 8, 1000), exact::search(&vectors, 2, &[-1.0, -0.1], 8)[0]);
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_found() {
+        let (graph, vectors) = ring(32);
+        let (hits, fit) = graph.search_where(&vectors, 2, &[-1.0, -0.1], 2, 8, |ordinal| ordinal % 2 == 0);
+        assert_eq!(hits.iter().map(|hit| hit.ordinal).collect::<Vec<_>>(), [16, 18]);
+        assert_eq!(fit, 4);
+    }
+
+    #[test]
+    fn every_kind_of_register_finds_the_same() {
+        let (graph, vectors) = ring(300);
+        let space = Space { vectors: &vectors, dim: 2, question: &[-0.3, 0.9] };
+        let found = levels().into_iter().map(|level| {
+            let mut scratch = Scratch::default();
+            walk(level, &graph, &space, 9, &mut scratch);
+            scratch.pool
+        });
+        let found: Vec<Vec<Key>> = found.collect();
+        assert!(found.iter().all(|pool| pool.len() == 9 && *pool == found[0]));
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_hits_and_give_them_back() {
+        let scores = [f32::NEG_INFINITY, -1.0, -1e-30, 0.0, 1e-30, 0.5, 0.5, 1.0, f32::INFINITY];
+        let hits: Vec<Hit> = scores
+            .iter()
+            .zip([7, 1, 0, 2, 9, 4, 3, 1 << 30, 5])
+            .map(|(score, ordinal)| Hit { ordinal, score: *score })
+            .collect();
+        for a in &hits {
+            assert_eq!(Key::new(*a).hit(), *a);
+            for b in &hits {
+                assert_eq!(Key::new(*a).cmp(&Key::new(*b)), a.rank(b), "{a:?} {b:?}");
+            }
+        }
+        let mut key = Key::new(hits[6]);
+        assert_eq!((key.is_visited(), key.visit(), key.is_visited(), key.hit()), (false, 3, true, hits[6]));
+    }
+
+    #[test]
+    fn marks_last_beyond_the_last_epoch() {
+        let mut scratch = Scratch::default();
+        for search in 0..2 * usize::from(u16::MAX) + 3 {
+            let Scratch { visited, .. } = scratch.begin(2);
+            assert!(visited.marks.iter().all(|mark| *mark != visited.epoch), "search {search}");
+            visited.marks[search % 2] = visited.epoch;
+        }
+    }
+}
