@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::generation::Generation;
 use crate::graph_plan::GraphPlan;
 use crate::journal;
+use crate::lexical;
 use crate::publish::{CommitStage, publish, retire};
 use crate::sealed;
 
@@ -44,6 +45,10 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
         let files = text_files(corpus.table(), corpus.table().text_files()?)?;
         sealed::write(&texts, &Texts { uuid: corpus.uuid().into(), files })?;
         done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
+    }
+    if let Some(defect) = lexical::defect(corpus)? {
+        lexical::remake(corpus)?;
+        done.push(format!("made the index of words anew: {defect}"));
     }
     retire(corpus.dir(), corpus.uuid(), &corpus.table().latest()?, &spared)?;
     Ok(done)

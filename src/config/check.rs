@@ -25,6 +25,7 @@ impl TrainConfig {
         at_least_one("--keep-checkpoints", self.keep_checkpoints)?;
         at_least_one("--ef", self.ef)?;
         check_search(self.beams, self.length_penalty)?;
+        self.retriever_settings()?;
         positive("--temperature", self.temperature)?;
         positive("--scale", self.scale)?;
         positive("--beta", self.beta)?;

@@ -6,5 +6,6 @@ mod crash;
 mod damage;
 mod full_disk;
 mod generations;
+mod lexical;
 mod memory;
 mod resume;
