@@ -215,7 +215,8 @@ fn check_journal(corpus: &Corpus, found: &mut Vec<Defect>) -> Result<BTreeSet<St
     let file = format!("{GENERATIONS}/{}", journal::JOURNAL);
     let newest = corpus.table().latest()?.version();
     let stale = entries.header.as_ref().is_none_or(|header| header.read_version != newest);
-    let (what, mend) = if stale || entries.torn {
+    // What a crash tore is the last entry: those before it still count.
+    let (what, mend) = if stale || (entries.torn && spared.is_empty()) {
         let what = "the journal of a generation that cannot be taken up again as a whole";
         (what.to_string(), "`ragtune index check --mend --index DIR` removes it")
     } else {

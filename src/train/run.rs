@@ -14,9 +14,16 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a new run folder; one that exists and is not empty is refused.
+    /// Makes a new run folder; one that exists and is not empty is refused. What a run leaves that was killed before its
+    /// settings were written - a lock, a file of settings under a name of its own - does not count: there is nothing to go on
+    /// with.
     pub fn create(dir: &Path) -> Result<Self> {
-        let occupied = std::fs::read_dir(dir).map(|mut entries| entries.next().is_some()).unwrap_or(false);
+        let begun = |name: &std::ffi::OsStr| {
+            let name = name.to_string_lossy();
+            name == "LOCK" || (name.starts_with(".config.toml") && name.ends_with(".tmp"))
+        };
+        let occupied = std::fs::read_dir(dir)
+            .is_ok_and(|mut entries| entries.any(|entry| !entry.is_ok_and(|entry| begun(&entry.file_name()))));
         if occupied {
             return Err(Error::new(format!("the run folder `{}` exists and is not empty", dir.display()))
                 .hint(format!("choose another `--out`, or go on with it: ragtune train --resume {}", dir.display())));

@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod comparing;
 mod contract;
+mod crash;
 mod hub;
 mod interop;
 mod objectives;

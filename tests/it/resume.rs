@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 use crate::support::*;
 
 /// Six steps of everything at once: both models, trained passages, a refresh every other step.
-fn six_steps(index: &Path, out: &Path, checkpoint_every: &str) -> Ragtune {
+pub fn six_steps(index: &Path, out: &Path, checkpoint_every: &str) -> Ragtune {
     train("joint", index, out)
         .and(&["--train-passages", "true", "--refresh-every", "2", "--steps", "6"])
         .and(&["--lr-encoder", "1e-3", "--lr-generator", "1e-3"])
         .with("--checkpoint-every", checkpoint_every)
 }
 
-fn resume(out: &Path) -> Ragtune {
+pub fn resume(out: &Path) -> Ragtune {
     ragtune(&["train"]).with("--resume", out)
 }
 
 /// What a run leaves that must not depend on interruptions.
 #[derive(Debug, PartialEq)]
-struct Left {
+pub struct Left {
     encoder: String,
     generator: String,
     metrics: String,
@@ -26,7 +26,7 @@ struct Left {
     refreshes: Vec<(u64, String)>,
 }
 
-fn left(out: &Path) -> Left {
+pub fn left(out: &Path) -> Left {
     let record = json(&out.join("record.json"));
     assert_eq!(record["status"], "finished");
     assert_eq!(record["steps_done"], 6);
@@ -47,7 +47,7 @@ fn left(out: &Path) -> Left {
 }
 
 /// The same run without interruption, made once.
-fn straight() -> &'static Left {
+pub fn straight() -> &'static Left {
     static LEFT: std::sync::OnceLock<Left> = std::sync::OnceLock::new();
     LEFT.get_or_init(|| {
         let folder = folder();

@@ -217,6 +217,20 @@ impl Running {
         self.child.wait().unwrap();
     }
 
+    /// SIGKILL so long after something holds, unless it ended before.
+    pub fn kill_when(mut self, holds: impl Fn() -> bool, wait: Duration) {
+        let start = Instant::now();
+        let mut due = None;
+        while due.is_none_or(|due| Instant::now() < due) && self.child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < PATIENCE, "waited in vain: {}", self.typed);
+            if due.is_none() && holds() {
+                due = Some(Instant::now() + wait);
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        self.kill();
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
         // SAFETY: sends a signal to a child that this handle still owns, so its id is not anybody else's.

@@ -90,3 +90,94 @@ pub fn only_leftovers(dir: &Path, context: &str) {
         check(dir).unwrap().into_iter().filter(|defect| !defect.what.contains("was interrupted after")).collect();
     assert!(left.is_empty(), "{context}: {left:?} after {done:?}");
 }
+
+/// Everything an index answers: what must be wholly old or wholly new after whatever happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    pub ids: Vec<String>,
+    pub passages: Vec<Passage>,
+    /// Number and encoder of the newest generation, and its vectors by their bits.
+    pub generation: Option<(u32, Fingerprint, Vec<u32>)>,
+    /// What a few questions find: by exact search, and with a beam over everything, which finds the same.
+    pub hits: [Vec<Vec<Hit>>; 2],
+}
+
+impl Seen {
+    /// For the message of a failed assertion: the whole would be too long.
+    pub fn differs_from(&self, other: &Seen) -> String {
+        let about = |seen: &Seen| {
+            let generation = seen.generation.as_ref().map(|(number, by, _)| (*number, by.properties().clone()));
+            format!("{} passages, generation {generation:?}", seen.passages.len())
+        };
+        let same = |same: bool| if same { "same" } else { "other" };
+        format!(
+            "{} against {}: {} ids, {} texts, {} vectors, {} hits",
+            about(self),
+            about(other),
+            same(self.ids == other.ids),
+            same(self.passages == other.passages),
+            same(self.generation == other.generation),
+            same(self.hits == other.hits)
+        )
+    }
+}
+
+/// What an index answers, or the first error in its way.
+pub fn try_seen(dir: &Path) -> Result<Seen> {
+    let corpus = Corpus::open(dir)?;
+    let all: Vec<u32> = (0..corpus.len() as u32).collect();
+    let passages = corpus.get(&all)?;
+    let ids = corpus.ids()?.to_vec();
+    let (mut kept, mut hits) = (None, [Vec::new(), Vec::new()]);
+    if let Some(generation) = corpus.current()? {
+        let questions = vectors(4, generation.dim(), 77);
+        let ask = |how| generation.search(&questions, 5.min(corpus.len()), how, Trust::StaleAllowed);
+        hits = [ask(Search::Exact)?, ask(Search::Graph { ef: corpus.len().max(5) })?];
+        let bits = generation.vectors().iter().map(|value| value.to_bits()).collect();
+        kept = Some((generation.number(), generation.fingerprint().clone(), bits));
+    }
+    Ok(Seen { ids, passages, generation: kept, hits })
+}
+
+/// What an index answers; nothing where there is none. Ids and both ways of searching must agree.
+pub fn seen(dir: &Path) -> Option<Seen> {
+    match try_seen(dir) {
+        Err(Error::NoIndex { .. }) => None,
+        other => {
+            let seen = other.unwrap();
+            assert!(seen.ids.iter().eq(seen.passages.iter().map(|passage| &passage.id)));
+            assert_eq!(seen.hits[0], seen.hits[1]);
+            Some(seen)
+        }
+    }
+}
+
+/// Copies a folder with everything in it.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// Every file below a directory, in order.
+pub fn all_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        match path.is_dir() {
+            true => found.extend(all_files(&path)),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A number from the environment: how long the long forms of the tests are, and from which seed.
+pub fn wanted(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}

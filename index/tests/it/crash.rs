@@ -21,28 +21,33 @@ const DIR: &str = "RAGTUNE_INDEX_TEST_DIR";
 #[ignore = "run by the tests that kill it"]
 fn child() {
     let (Ok(work), Ok(dir)) = (std::env::var(WORK), std::env::var(DIR)) else { return };
-    let dir = Path::new(&dir);
+    perform(&work, Path::new(&dir));
+}
+
+/// The work itself.
+pub fn perform(work: &str, dir: &Path) {
     match work.split_once(' ') {
         Some(("create", n)) => drop(create(dir, n.parse().unwrap())),
         Some(("stream", megabytes)) => crate::memory::stream(dir, megabytes.parse().unwrap()),
         Some(("embed", seed)) => {
             let seed: u64 = seed.parse().unwrap();
             let corpus = Corpus::open(dir).unwrap();
-            embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(N, DIM, seed));
+            embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(corpus.len(), DIM, seed));
         }
         _ => panic!("unknown work `{work}`"),
     }
 }
 
 pub fn start(work: &str, dir: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::child", "--ignored", "--nocapture", "--test-threads=1"])
-        .env(WORK, work)
-        .env(DIR, dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    command(work, dir).spawn().unwrap()
+}
+
+/// This test binary as a process that does the work.
+pub fn command(work: &str, dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "crash::child", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env(WORK, work).env(DIR, dir).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 /// How long the work takes when nobody kills it.

@@ -1,0 +1,144 @@
+//! Every file of an index cut short at every 4 KiB and with bits flipped at random places: a clear error, a rebuild or a
+//! fallback that is stated; never a panic, never an answer that is wrong and that `check` does not know of.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use ragtune_index::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::common::*;
+
+const DIM: usize = 32;
+const N: usize = 260;
+
+/// Two generations, one protected, a third begun; texts of several blocks.
+fn rich_index(dir: &Path) {
+    let passages = (0..N).map(|at| {
+        let mut rng = ChaCha8Rng::seed_from_u64(at as u64);
+        let letters = (0..rng.random_range(20..300)).map(|_| char::from(rng.random_range(b'a'..=b'z')));
+        Ok::<_, Error>(Passage { text: letters.collect(), ..passage(at) })
+    });
+    let options = CreateOptions { rows_per_fragment: 130 };
+    let corpus = Corpus::create(dir, &source(), passages, &options).unwrap();
+    embed(&corpus, &encoder("first"), DIM, &vectors(N, DIM, 1));
+    embed(&corpus, &encoder("second"), DIM, &vectors(N, DIM, 2)).record("build", &serde_json::json!(1.5)).unwrap();
+    let lock = corpus.lock("a test").unwrap();
+    corpus.protect(&lock, 1, "base").unwrap();
+    let mut writer = corpus.begin(&lock, &encoder("third"), DIM).unwrap();
+    let fragment = writer.pending()[0];
+    writer.write(&fragment, rows(&fragment, DIM, &vectors(N, DIM, 3))).unwrap();
+}
+
+/// What became of one damage.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcomes {
+    refused: usize,
+    reported: usize,
+    harmless: usize,
+}
+
+struct Rotten {
+    dir: tempfile::TempDir,
+    truth: Seen,
+    sound: Vec<Defect>,
+    outcomes: Outcomes,
+}
+
+impl Rotten {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        rich_index(dir.path());
+        let (truth, sound) = (seen(dir.path()).unwrap(), check(dir.path()).unwrap());
+        assert!(sound.iter().all(|defect| defect.what.contains("was interrupted after")), "{sound:?}");
+        Self { dir, truth, sound, outcomes: Outcomes::default() }
+    }
+
+    /// Looks at the index as it is now, then puts the file back.
+    fn look(&mut self, file: &Path, good: &[u8], context: &str) {
+        let dir = self.dir.path();
+        let quietly = |what: &str, error: Error| {
+            assert!(!error.to_string().is_empty() && error.hint().is_some(), "{context}: {what}: {error:?}");
+        };
+        let looked = catch_unwind(AssertUnwindSafe(|| {
+            let answers = try_seen(dir);
+            let corpus = Corpus::open(dir);
+            let notices = corpus.as_ref().is_ok_and(|corpus| !corpus.notices().is_empty());
+            if let Ok(corpus) = corpus {
+                for outcome in
+                    [corpus.generations().map(drop), corpus.generation(1).map(drop), corpus.stats().map(drop)]
+                {
+                    if let Err(error) = outcome {
+                        quietly("a part", error);
+                    }
+                }
+            }
+            (answers, notices, check(dir))
+        }));
+        let (answers, notices, found) = looked.unwrap_or_else(|_| panic!("{context}: a panic came through"));
+        let reported = match found {
+            Ok(found) => notices || found != self.sound,
+            Err(error) => {
+                quietly("the check", error);
+                true
+            }
+        };
+        match answers {
+            Err(error) => {
+                quietly("opening", error);
+                assert!(reported, "{context}: refused, and `check` finds nothing");
+                self.outcomes.refused += 1;
+            }
+            Ok(answers) if answers != self.truth => {
+                assert!(
+                    reported,
+                    "{context}: a wrong answer that `check` does not see: {}",
+                    answers.differs_from(&self.truth)
+                );
+                self.outcomes.reported += 1;
+            }
+            Ok(_) if reported => self.outcomes.reported += 1,
+            Ok(_) => self.outcomes.harmless += 1,
+        }
+        fs::write(file, good).unwrap();
+        let _ = fs::remove_dir_all(dir.join("damaged"));
+    }
+}
+
+/// More on demand: RAGTUNE_ROT_FLIPS=500.
+#[test]
+fn rot_anywhere_is_refused_reported_or_harmless() {
+    let mut rotten = Rotten::new();
+    let flips = wanted("RAGTUNE_ROT_FLIPS", 6);
+    let seed = wanted("RAGTUNE_SEED", 1);
+    let root = rotten.dir.path().to_path_buf();
+    for file in all_files(&root) {
+        let good = fs::read(&file).unwrap();
+        let name = file.strip_prefix(&root).unwrap().display().to_string();
+        let before = std::mem::take(&mut rotten.outcomes);
+        let cuts = (0..good.len()).step_by(4096).chain(good.len().checked_sub(1).filter(|last| last % 4096 != 0));
+        for length in cuts {
+            fs::write(&file, &good[..length]).unwrap();
+            rotten.look(&file, &good, &format!("`{name}` of {} bytes cut to {length}", good.len()));
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for _ in 0..if good.is_empty() { 0 } else { flips } {
+            let bit = rng.random_range(0..good.len() * 8);
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, &bytes).unwrap();
+            rotten.look(&file, &good, &format!("`{name}` with bit {bit} flipped (seed {seed})"));
+        }
+        fs::remove_file(&file).unwrap();
+        rotten.look(&file, &good, &format!("`{name}` gone"));
+        eprintln!("{name}: {:?}", rotten.outcomes);
+        let own = std::mem::replace(&mut rotten.outcomes, before);
+        rotten.outcomes.refused += own.refused;
+        rotten.outcomes.reported += own.reported;
+        rotten.outcomes.harmless += own.harmless;
+    }
+    eprintln!("in all: {:?}", rotten.outcomes);
+    assert_eq!(seen(&root), Some(rotten.truth));
+}
