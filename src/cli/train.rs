@@ -82,10 +82,52 @@ pub struct TrainArgs {
     #[arg(long, value_name = "LOOKS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<u64>,
-    /// Embed the whole corpus anew every so many optimiser steps; 0: never during training [default: 0].
-    #[arg(long)]
+    /// How the index follows an encoder whose passage side trains: full, full-reuse, background, rows, lazy, question, adapter,
+    /// drift or never; before the final evaluation everything that moved is embedded anew [default: full-reuse].
+    #[arg(long, value_name = "POLICY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
+    /// Let the policy act every so many optimiser steps; 0: never during training [default: 0].
+    #[arg(long, value_name = "STEPS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_every: Option<u64>,
+    /// When the policy acts, in place of `--refresh-every`: `FROM-TO:EVERY` in steps, parts separated by commas, for instance
+    /// 0-1000:500,1000-10000:1000.
+    #[arg(long, value_name = "PARTS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_schedule: Option<String>,
+    /// Steps after which a snapshot that was embedded in the background is put to use [default: half the interval].
+    #[arg(long, value_name = "STEPS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_lag: Option<u64>,
+    /// Threads that embed in the background [default: 1].
+    #[arg(long, value_name = "THREADS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_threads: Option<usize>,
+    /// Candidates of a question that rows and lazy rank by live vectors [default: 20].
+    #[arg(long, value_name = "PASSAGES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_depth: Option<usize>,
+    /// Steps that a live vector of a candidate is used again [default: 10 for lazy, 0 for rows].
+    #[arg(long, value_name = "STEPS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_age: Option<u64>,
+    /// Passages that rows embeds anew each time [default: a tenth of the corpus].
+    #[arg(long, value_name = "PASSAGES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_rows: Option<usize>,
+    /// Which of them first: retrieved, near or drifted [default: retrieved].
+    #[arg(long, value_name = "ORDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_by: Option<String>,
+    /// Passages embedded to fit the adapter and to measure recall [default: 2048 for adapter, 512 for rows and drift].
+    #[arg(long, value_name = "PASSAGES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_sample: Option<usize>,
+    /// Recall@10 of the stale index under which drift embeds everything anew [default: 0.95].
+    #[arg(long, value_name = "RECALL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_target: Option<f64>,
     /// Optimiser steps [default: 500].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

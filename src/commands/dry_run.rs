@@ -9,6 +9,7 @@ use crate::cost::{Ledger, machine, units};
 use crate::error::Result;
 use crate::pipeline::identity::build_note;
 use crate::train::memory::{self, Estimate};
+use crate::train::refresh::RefreshSettings;
 use crate::train::session::Session;
 
 /// Prints settings, passages to embed and expected memory. The settings are those that were typed; `located` are the same
@@ -24,13 +25,11 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     };
     let corpus = Corpus::open(&config.index)?;
     let moving = stages.iter().filter(|stage| stage.trains.passages).count() as u64;
-    let during = match config.refresh_every {
-        0 => 0,
-        every => config.steps.saturating_sub(1) / every,
-    };
-    // The last one makes the index match the trained encoder before the final evaluation.
-    let refreshes = moving * (during + u64::from(config.steps > 0));
-    let passages = refreshes * corpus.len() as u64;
+    let following = RefreshSettings::of(config)?;
+    let expected = following.expected(config.steps, config.batch_size, corpus.len());
+    let (refreshes, others) = (moving * expected.refreshes, moving * expected.others);
+    let passages = refreshes * corpus.len() as u64 + others;
+    let at_most = if expected.at_most && moving > 0 { "at most " } else { "" };
     let questions = stages.len() as u64 * config.steps * config.batch_size as u64;
     let speed = build_note(&corpus)?.map(|note| note.passages_per_second).filter(|speed| *speed > 0.0);
     let seconds = speed.map(|speed| passages as f64 / speed);
@@ -41,6 +40,7 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
             "questions_seen": questions,
             "refreshes": refreshes,
             "passages_to_embed": passages,
+            "passages_to_embed_is_upper_bound": expected.at_most && moving > 0,
             "embedding_seconds": seconds,
             "expected_memory_bytes": needed.estimate.peak() as u64,
             "memory": needed.json(),
@@ -49,11 +49,15 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     }
     let mut text = config.to_toml()?;
     text.push_str(&format!(
-        "\n# {} stages, {} optimiser steps each, {questions} questions seen\n# {refreshes} refreshes of {} passages: {passages} passages to embed",
+        "\n# {} stages, {} optimiser steps each, {questions} questions seen\n# {at_most}{refreshes} refreshes of {} passages",
         stages.len(),
         config.steps,
         corpus.len()
     ));
+    if others > 0 {
+        text.push_str(&format!(", and {at_most}{others} passages for `--refresh {}` besides", config.refresh.name()));
+    }
+    text.push_str(&format!(": {at_most}{passages} passages to embed"));
     match speed.zip(seconds) {
         Some((speed, seconds)) => text
             .push_str(&format!(", about {} at the {speed:.1} passages/s of the index build", units::seconds(seconds))),

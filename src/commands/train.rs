@@ -95,7 +95,7 @@ fn summary(record: &RunRecord, run: &Path) -> String {
         "{} in all, {} of it for {} index refreshes; not attributed: {}",
         units::seconds(record.ledger.wall_seconds),
         units::share(record.ledger.refresh_share()),
-        record.refreshes.len(),
+        record.refreshed(),
         units::share(record.ledger.unattributed_share())
     ));
     lines.push(format!("run folder: {}\nnext: ragtune compare {} <other runs>", run.display(), run.display()));

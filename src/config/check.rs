@@ -17,6 +17,7 @@ impl TrainConfig {
             .hint("train an adapter on top, for instance with `--lora-rank 16`, or leave `--generator-dtype` out"));
         }
         self.stages()?;
+        crate::train::refresh::RefreshSettings::of(self)?;
         crate::train::schedule::Schedule::parse(&self.schedule, self.warmup)?;
         at_least_one("--batch-size", self.batch_size)?;
         at_least_one("--batch-tokens", self.batch_tokens)?;

@@ -2,7 +2,11 @@
 
 use crate::objectives::{Direction, Length, Preferred, TeacherLoss, Value};
 use crate::strategies::{JointObjective, Recipe};
+use crate::train::refresh::Policy;
 
+pub(super) fn refresh() -> Policy {
+    Policy::FullReuse
+}
 pub(super) fn steps() -> u64 {
     500
 }

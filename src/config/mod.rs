@@ -18,6 +18,7 @@ use crate::objectives::{Direction, Length, Preferred, TeacherLoss, Value};
 use crate::pipeline::answer::AnswerReader;
 use crate::pipeline::retriever::{Fusion, Kind, RetrieverSettings, Wanted};
 use crate::strategies::{self, DroSettings, JointObjective, Reader, Recipe, Stage, Strategy};
+use crate::train::refresh::{By, Policy};
 
 /// The resolved settings of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,8 +46,28 @@ pub struct TrainConfig {
     /// Only so many stages of the strategy, as a search for the learning rate of one of them needs; 0: all.
     #[serde(default)]
     pub only_stages: usize,
+    #[serde(default = "defaults::refresh")]
+    pub refresh: Policy,
     #[serde(default)]
     pub refresh_every: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_schedule: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_lag: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_threads: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_depth: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_age: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_rows: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_by: Option<By>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_sample: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_target: Option<f64>,
     #[serde(default = "defaults::steps")]
     pub steps: u64,
     #[serde(default = "defaults::batch_size")]
@@ -208,11 +229,15 @@ impl TrainConfig {
                 .because(source)
                 .hint("give the folder that `ragtune train --out` made")
         })?;
-        let config: Self = toml::from_str(&text).map_err(|source| {
+        let not_ours = |source| {
             Error::new(format!("`{}` cannot be understood", path.display()))
                 .because(source)
                 .hint("it was written by another version or changed by hand; train again into a new folder")
-        })?;
+        };
+        let mut settings: toml::Table = toml::from_str(&text).map_err(not_ours)?;
+        // A run of a version that knew one policy goes on with it.
+        settings.entry("refresh").or_insert_with(|| Policy::Full.name().into());
+        let config: Self = settings.try_into().map_err(not_ours)?;
         config.check()?;
         Ok(config)
     }
@@ -271,6 +296,11 @@ impl TrainConfig {
     /// How passages are found.
     pub fn retriever_settings(&self) -> Result<RetrieverSettings> {
         RetrieverSettings::new(self.retriever_wanted())
+    }
+
+    /// Whether any stage moves passage vectors.
+    pub fn trains_passages(&self) -> Result<bool> {
+        Ok(self.stages()?.iter().any(|stage| stage.trains.passages))
     }
 
     /// How answers are read off in evaluations: as asked for, else as the generator was trained last: all passages in one prompt,

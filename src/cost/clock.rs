@@ -30,6 +30,16 @@ impl Moment {
     }
 }
 
+/// User plus system time of the calling thread so far; zero where the system does not tell.
+pub(super) fn thread_cpu() -> Duration {
+    let mut raw = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `raw` is a valid, writable timespec; clock_gettime fills it and keeps no pointer to it.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut raw) } != 0 {
+        return Duration::ZERO;
+    }
+    Duration::new(raw.tv_sec.max(0) as u64, raw.tv_nsec.clamp(0, 999_999_999) as u32)
+}
+
 /// The largest resident memory of this process so far, in bytes; 0 where the system does not tell.
 ///
 /// Source: `VmHWM` in `/proc/self/status`; where that is missing `ru_maxrss` of `getrusage`, which on Linux can also hold

@@ -3,7 +3,11 @@
 //! One mark moves along the clock. Whenever a span opens or closes, the time since the mark goes to the innermost span
 //! open until then, or to "unattributed" when none was, and the mark moves on. So a nested span subtracts from the one
 //! around it, nothing is counted twice, and the sum is the wall time by construction. Time is summed in whole nanoseconds.
+//!
+//! Threads beside the one that drives the run ([`Ledger::beside`]) take no wall time; the processor time that they report is
+//! taken off what the process used meanwhile and charged to what they work for, so that it too is counted once.
 
+use super::beside::Beside;
 use super::clock::{Moment, peak_memory_bytes};
 use super::record::{Amounts, Counts, LedgerEntry, LedgerRecord};
 use super::{Activity, Phase};
@@ -59,6 +63,16 @@ impl Ledger {
     pub fn charge<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
         let _span = self.span(phase);
         work()
+    }
+
+    /// An account for threads beside: the processor time that they report there is charged to (`activity`, `phase`) and not to
+    /// the span that is open meanwhile.
+    pub fn beside(&self, activity: Activity, phase: Phase) -> Beside {
+        let beside = Beside::default();
+        let mut account = self.0.borrow_mut();
+        account.advance();
+        account.beside.push(Owed { key: (activity, phase), beside: beside.clone(), cpu: Duration::ZERO });
+        beside
     }
 
     /// Adds work to the innermost open span; when none is open, to what is unattributed.
@@ -179,6 +193,15 @@ struct Account {
     sessions: u32,
     peak_memory_bytes: u64,
     memory_read: Option<Moment>,
+    beside: Vec<Owed>,
+}
+
+/// What threads beside have reported and the process's time has not covered yet.
+#[derive(Debug)]
+struct Owed {
+    key: Key,
+    beside: Beside,
+    cpu: Duration,
 }
 
 /// [`Amounts`] with time in whole nanoseconds, so that sums do not depend on their order.
@@ -205,6 +228,7 @@ impl Account {
             sessions: record.sessions.saturating_add(1),
             peak_memory_bytes: record.peak_memory_bytes,
             memory_read: None,
+            beside: Vec::new(),
         }
     }
 
@@ -220,8 +244,21 @@ impl Account {
     /// Charges the time since the mark to the innermost open span and moves the mark to now.
     fn advance(&mut self) {
         let now = Moment::now();
-        let (wall, cpu) = self.mark.until(&now);
+        let (wall, mut cpu) = self.mark.until(&now);
         self.mark = now;
+        let entries = &mut self.entries;
+        self.beside.retain_mut(|owed| {
+            // Looked at first: whoever is gone now has reported everything.
+            let over = owed.beside.is_last();
+            owed.cpu += owed.beside.take();
+            // A report may cover more than the time since the mark: the rest is charged at the next.
+            let charged = owed.cpu.min(cpu);
+            if charged > Duration::ZERO {
+                (owed.cpu, cpu) = (owed.cpu - charged, cpu - charged);
+                entries.entry(owed.key).or_default().cpu += charged;
+            }
+            !over || owed.cpu > Duration::ZERO
+        });
         let key = self.open.last().map(|&(_, key)| key);
         let sum = self.sum(key);
         sum.wall += wall;

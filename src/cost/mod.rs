@@ -2,12 +2,14 @@
 //!
 //! This is the only room that reads a clock. It is a leaf: it knows no model, no index and no file format but its own.
 
+mod beside;
 mod clock;
 mod ledger;
 pub mod machine;
 mod record;
 pub mod units;
 
+pub use beside::Beside;
 pub use clock::now_utc;
 pub use ledger::{ActivityGuard, Ledger, Span};
 pub use machine::Machine;
@@ -63,6 +65,8 @@ pub enum Phase {
     Graph,
     /// Making vectors and passages durable.
     Write,
+    /// Putting a new generation in the place of the one that was searched.
+    Swap,
     /// Searching the index.
     Retrieve,
     /// The selector's forward pass: lists of passages drawn, chosen or scored.
@@ -83,11 +87,12 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of the cost table.
-    pub const ALL: [Phase; 12] = [
+    pub const ALL: [Phase; 13] = [
         Phase::Load,
         Phase::Embed,
         Phase::Graph,
         Phase::Write,
+        Phase::Swap,
         Phase::Retrieve,
         Phase::Select,
         Phase::Score,
@@ -105,6 +110,7 @@ impl Phase {
             Phase::Embed => "embed",
             Phase::Graph => "graph",
             Phase::Write => "write",
+            Phase::Swap => "swap",
             Phase::Retrieve => "retrieve",
             Phase::Select => "select",
             Phase::Score => "score",

@@ -1,8 +1,11 @@
-//! The one function behind `index build` and every refresh: embed the whole corpus and commit it as a new generation.
+//! The one function behind `index build` and every refresh: embed the whole corpus and commit it as a new generation; and the
+//! same for some passages, without a commit.
 
-use ragtune_index::{CommitStage, Corpus, Fingerprint, Fragment, Generation, GraphParams, GraphPlan, WriterLock};
+use ragtune_index::{
+    CommitStage, Corpus, Fingerprint, Fragment, Generation, GraphParams, GraphPlan, Passage, WriterLock,
+};
 
-use crate::cost::{Ledger, Phase, Span};
+use crate::cost::{Counts, Ledger, Phase, Span};
 use crate::error::{Error, Result};
 use crate::models::encoder::{Encoder, Rounded};
 use crate::models::{Precision, Role};
@@ -44,13 +47,22 @@ pub fn embed_corpus(
     ledger: &Ledger,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Embedded> {
+    embed_corpus_by(encoder, corpus, lock, settings, GraphPlan::Build, ledger, progress)
+}
+
+/// [`embed_corpus`] with another way to the graph.
+pub fn embed_corpus_by(
+    encoder: &Encoder,
+    corpus: &Corpus,
+    lock: &WriterLock,
+    settings: &EmbedSettings,
+    plan: GraphPlan,
+    ledger: &Ledger,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Embedded> {
     let fingerprint = {
         let _span = ledger.span(Phase::Embed);
         fingerprint_of(encoder, settings.precision)?
-    };
-    let rounded = {
-        let _span = ledger.span(Phase::Embed);
-        encoder.rounded(settings.precision)?
     };
     let mut writer = {
         let _span = ledger.span(Phase::Write);
@@ -60,18 +72,23 @@ pub fn embed_corpus(
     let already: u64 = corpus.len() as u64 - pending.iter().map(|fragment| u64::from(fragment.rows)).sum::<u64>();
     let (mut passages, mut truncated) = (0u64, 0u64);
     progress(already);
-    for fragment in &pending {
-        let vectors =
-            embed_fragment((encoder, &rounded), corpus, fragment, settings, ledger, &mut truncated, &mut |done| {
+    if !pending.is_empty() {
+        let embedder = {
+            let _span = ledger.span(Phase::Embed);
+            Embedder::new(encoder, settings)?
+        };
+        for fragment in &pending {
+            let vectors = embed_fragment(&embedder, corpus, fragment, ledger, &mut truncated, &mut |done| {
                 progress(already + passages + done);
             })?;
-        passages += u64::from(fragment.rows);
-        let span = ledger.span(Phase::Write);
-        writer.write(fragment, &vectors)?;
-        span.bytes(vectors.len() as u64 * 4);
+            passages += u64::from(fragment.rows);
+            let span = ledger.span(Phase::Write);
+            writer.write(fragment, &vectors)?;
+            span.bytes(vectors.len() as u64 * 4);
+        }
     }
     let mut open: Option<Span> = None;
-    let generation = writer.commit(&settings.graph, GraphPlan::Build, &mut |stage| {
+    let generation = writer.commit(&settings.graph, plan, &mut |stage| {
         // The earlier stage's span ends before the next begins: one clock, no nesting.
         open = None;
         open = Some(ledger.span(match stage {
@@ -81,6 +98,76 @@ pub fn embed_corpus(
     })?;
     drop(open);
     Ok(Embedded { generation, passages, truncated })
+}
+
+/// Embeds some passages, given by ordinal, with the encoder's present weights: (N, D) row-major in their order. Charges `embed`.
+pub fn embed_some(
+    encoder: &Encoder,
+    corpus: &Corpus,
+    ordinals: &[u32],
+    settings: &EmbedSettings,
+    ledger: &Ledger,
+) -> Result<Vec<f32>> {
+    let mut vectors = Vec::with_capacity(ordinals.len() * encoder.dim());
+    if ordinals.is_empty() {
+        return Ok(vectors);
+    }
+    let span = ledger.span(Phase::Embed);
+    let embedder = Embedder::new(encoder, settings)?;
+    for window in ordinals.chunks(WINDOW as usize) {
+        let passages = corpus.get(window)?;
+        vectors.extend(embedder.vectors(&passages, &mut |counts| {
+            span.add(*counts);
+        })?.vectors);
+    }
+    Ok(vectors)
+}
+
+/// An encoder made ready to embed many passages: its matrices packed, and rounded where that was asked for.
+pub struct Embedder<'a> {
+    encoder: &'a Encoder,
+    rounded: Rounded<'a>,
+    batch_tokens: usize,
+}
+
+/// Vectors of some passages.
+pub struct Embeddings {
+    /// (N, D) row-major.
+    pub vectors: Vec<f32>,
+    /// Passages cut to the encoder's maximum length.
+    pub truncated: u64,
+}
+
+impl<'a> Embedder<'a> {
+    /// The encoder as it is now; to be made again when its weights have changed.
+    pub fn new(encoder: &'a Encoder, settings: &EmbedSettings) -> Result<Self> {
+        Ok(Self { encoder, rounded: encoder.rounded(settings.precision)?, batch_tokens: settings.batch_tokens })
+    }
+
+    /// The vectors of passages in their order; `each` hears what every batch took.
+    pub fn vectors(&self, passages: &[Passage], each: &mut dyn FnMut(&Counts)) -> Result<Embeddings> {
+        let dim = self.encoder.dim();
+        let mut vectors = vec![0f32; passages.len() * dim];
+        let texts: Vec<String> = passages.iter().map(passage_text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let tokenized = self.encoder.tokenize(&texts, Role::Passage)?;
+        for batch in by_length(&tokenized.ids, self.batch_tokens) {
+            let ids: Vec<Vec<u32>> = batch.iter().filter_map(|row| tokenized.ids.get(*row).cloned()).collect();
+            let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
+            let rows = self.rounded.forward(&ids, Role::Passage)?.to_vec2::<f32>()?;
+            for (row, vector) in batch.iter().zip(rows) {
+                let slot = vectors.get_mut(row * dim..(row + 1) * dim);
+                slot.ok_or_else(|| Error::new("a vector does not fit its fragment"))?.copy_from_slice(&vector);
+            }
+            each(&Counts {
+                tokens: lengths.iter().sum::<usize>() as u64,
+                flops: self.encoder.forward_flops(&lengths),
+                passages: batch.len() as u64,
+                bytes: 0,
+            });
+        }
+        Ok(Embeddings { vectors, truncated: tokenized.truncated as u64 })
+    }
 }
 
 /// What this encoder's present weights and settings would embed: the encoder's own fingerprint, how a passage becomes its
@@ -96,46 +183,33 @@ pub fn fingerprint_of(encoder: &Encoder, precision: Precision) -> Result<Fingerp
 }
 
 fn embed_fragment(
-    (encoder, rounded): (&Encoder, &Rounded<'_>),
+    embedder: &Embedder<'_>,
     corpus: &Corpus,
     fragment: &Fragment,
-    settings: &EmbedSettings,
     ledger: &Ledger,
     truncated: &mut u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<f32>> {
-    let dim = encoder.dim();
-    let mut vectors = vec![0f32; fragment.rows as usize * dim];
-    let mut start = 0;
-    while start < fragment.rows {
-        let end = fragment.rows.min(start + WINDOW);
+    let mut vectors = Vec::with_capacity(fragment.rows as usize * embedder.encoder.dim());
+    let mut done = 0;
+    for window in windows(fragment) {
         let span = ledger.span(Phase::Embed);
-        let passages = corpus.read(fragment, start..end)?;
-        let texts: Vec<String> = passages.iter().map(passage_text).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let tokenized = encoder.tokenize(&texts, Role::Passage)?;
-        *truncated += tokenized.truncated as u64;
-        let mut done = 0;
-        for batch in by_length(&tokenized.ids, settings.batch_tokens) {
-            let ids: Vec<Vec<u32>> = batch.iter().filter_map(|row| tokenized.ids.get(*row).cloned()).collect();
-            let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
-            let rows = rounded.forward(&ids, Role::Passage)?.to_vec2::<f32>()?;
-            for (row, vector) in batch.iter().zip(rows) {
-                let at = (start as usize + row) * dim;
-                let slot =
-                    vectors.get_mut(at..at + dim).ok_or_else(|| Error::new("a vector does not fit its fragment"))?;
-                slot.copy_from_slice(&vector);
-            }
-            span.tokens(lengths.iter().sum::<usize>() as u64);
-            span.flops(encoder.forward_flops(&lengths));
-            span.passages(batch.len() as u64);
-            done += batch.len() as u64;
-            progress(u64::from(start) + done);
-        }
-        drop(span);
-        start = end;
+        let passages = corpus.read(fragment, window)?;
+        let embedded = embedder.vectors(&passages, &mut |counts| {
+            span.add(*counts);
+            done += counts.passages;
+            progress(done);
+        })?;
+        *truncated += embedded.truncated;
+        vectors.extend(embedded.vectors);
     }
     Ok(vectors)
+}
+
+/// The rows of a fragment that are read and embedded at a time, in order.
+pub fn windows(fragment: &Fragment) -> impl Iterator<Item = std::ops::Range<u32>> + use<> {
+    let rows = fragment.rows;
+    (0..rows).step_by(WINDOW as usize).map(move |start| start..rows.min(start + WINDOW))
 }
 
 /// The text of a passage as the encoder sees it: title, blank, text.

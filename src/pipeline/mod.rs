@@ -7,6 +7,7 @@ use crate::models::generator::Generator;
 
 pub mod answer;
 pub mod embed;
+pub mod fresh;
 pub mod identity;
 pub mod memo;
 pub mod prompt;

@@ -75,7 +75,7 @@ impl Cost {
     pub(super) fn of(records: &[&RunRecord]) -> Self {
         let wholes: Vec<LedgerRecord> = records.iter().map(|record| record.whole()).collect();
         let runs: Vec<(&LedgerRecord, usize)> =
-            wholes.iter().zip(records).map(|(whole, record)| (whole, record.refreshes.len())).collect();
+            wholes.iter().zip(records).map(|(whole, record)| (whole, record.refreshed())).collect();
         let mut sum = LedgerRecord::default();
         runs.iter().for_each(|(ledger, _)| sum.add(ledger));
         let searched: Vec<f64> = records.iter().map(|record| record.search_cost().total_seconds()).collect();

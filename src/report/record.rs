@@ -11,6 +11,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use super::refresh::{RefreshAction, RefreshRecord};
+
 /// Version of the record's shape; a record of another version is refused.
 pub const SCHEMA: u32 = 1;
 
@@ -250,26 +252,6 @@ pub struct CurvePoint {
     pub extra: BTreeMap<String, f64>,
 }
 
-/// One refresh of the index.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct RefreshRecord {
-    /// Optimiser steps done before it.
-    pub step: u64,
-    /// Generation that it made.
-    pub generation: u32,
-    /// Passages embedded.
-    pub passages: u64,
-    /// Seconds by phase (`embed`, `write`, `graph`).
-    pub seconds: BTreeMap<String, f64>,
-    /// Bytes written.
-    pub bytes: u64,
-    /// Recall@k on probe questions with the old generation and the live encoder, where measured.
-    pub recall_before: Option<f64>,
-    /// The same with the new generation.
-    pub recall_after: Option<f64>,
-    /// Share of the top-k of probe questions that old and new generation have in common, 0 to 1, where measured.
-    pub overlap: Option<f64>,
-}
 
 /// The means of one evaluation. EM and F1 are means over questions with answers, the rest over questions with gold passages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -362,6 +344,11 @@ impl RunRecord {
         self.search.iter().for_each(|point| cost.add(&point.ledger));
         let chosen = |stage: &&StageCharge| self.search.iter().any(|point| point.chosen && point.id == stage.id);
         self.stages.iter().filter(chosen).fold(cost, |cost, stage| cost.since(&stage.ledger))
+    }
+
+    /// How often what is searched changed: looks that left it as it was do not count.
+    pub fn refreshed(&self) -> usize {
+        self.refreshes.iter().filter(|refresh| refresh.changed()).count()
     }
 
     /// How tables call the run.

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::mining::Mined;
 use super::optimizer::AdamW;
+use super::reindex::Pending;
 use super::selection::Selection;
 use crate::cost::LedgerRecord;
 use crate::error::{Context, Error, Result};
 use crate::models::folder::replace_folder;
 use crate::models::params::Params;
 use crate::models::weights::{self, Weights};
+use crate::pipeline::fresh::Kept;
 use crate::report::record::{EvaluationSummary, RefreshRecord, Remembered, StageCharge};
 
 /// Version of `state.json`.
@@ -50,6 +52,18 @@ pub struct State {
     pub refreshes_before: usize,
     /// The negatives that this stage trains against now.
     pub mined: Option<Mined>,
+    /// A snapshot that is being embedded beside training; its weights are in the folder.
+    #[serde(default)]
+    pub pending: Option<Pending>,
+    /// How often each passage was read since the last refresh.
+    #[serde(default)]
+    pub retrieved: BTreeMap<u32, u32>,
+    /// Candidates that were embedded to rank them since the last refresh.
+    #[serde(default)]
+    pub ranked: u64,
+    /// Live vectors in use; they are in the folder.
+    #[serde(default)]
+    pub fresh: Kept,
     /// How many questions gave no direction to learn in, of how many looked at.
     pub flat: (u64, u64),
     /// What was remembered of the frozen generator instead of being computed.
@@ -81,7 +95,8 @@ impl State {
         (self.step, self.embedded_at) = (0, 0);
         self.refreshes_before = self.refreshes.len();
         self.selection = Selection::default();
-        self.mined = None;
+        (self.mined, self.pending, self.ranked, self.fresh) = (None, None, 0, Kept::default());
+        self.retrieved.clear();
     }
 }
 
@@ -95,24 +110,31 @@ pub struct Part<'a> {
     pub optimizer: &'a AdamW,
 }
 
+/// Other tensors of a checkpoint, by the name of their file without its ending.
+pub type Beside = BTreeMap<&'static str, BTreeMap<String, Tensor>>;
+
 /// Writes `step-<n>` under `folder`, then removes all but the newest `keep`. Returns the bytes written. Durable when it
 /// returns; a crash leaves the earlier checkpoints.
-pub fn write(folder: &Path, state: &State, parts: &[Part<'_>], keep: usize) -> Result<u64> {
+pub fn write(folder: &Path, state: &State, parts: &[Part<'_>], beside: &Beside, keep: usize) -> Result<u64> {
     std::fs::create_dir_all(folder).context(|| format!("the folder `{}` cannot be made", folder.display()))?;
     let target = folder.join(format!("step-{:02}-{:08}", state.stage, state.step));
     let mut bytes = 0;
     replace_folder(&target, "state.json", |dir| {
         let mut state = State { schema: SCHEMA, ..state.clone() };
+        let mut keep = |name: String, tensors: &BTreeMap<String, Tensor>| -> Result<()> {
+            let file = format!("{name}.safetensors");
+            let path = dir.join(&file);
+            weights::write(&path, tensors)?;
+            bytes += std::fs::metadata(&path)?.len();
+            state.files.insert(file, digest(&path)?);
+            Ok(())
+        };
         for part in parts {
-            for (file, tensors) in [
-                (format!("{}.safetensors", part.name), trained(part.params)),
-                (format!("{}-optimizer.safetensors", part.name), part.optimizer.state()?),
-            ] {
-                let path = dir.join(&file);
-                weights::write(&path, &tensors)?;
-                bytes += std::fs::metadata(&path)?.len();
-                state.files.insert(file, digest(&path)?);
-            }
+            keep(part.name.to_owned(), &trained(part.params))?;
+            keep(format!("{}-optimizer", part.name), &part.optimizer.state()?)?;
+        }
+        for (name, tensors) in beside {
+            keep((*name).to_owned(), tensors)?;
         }
         let text = serde_json::to_vec_pretty(&state)?;
         bytes += text.len() as u64;
@@ -147,7 +169,25 @@ pub fn restore_best(folder: &Path, name: &str, params: &Params) -> Result<()> {
     take_over(&folder.join(BEST).join(format!("{name}.safetensors")), params)
 }
 
-fn trained(params: &Params) -> BTreeMap<String, Tensor> {
+/// The tensors of a checkpoint folder that [`write`] was given beside its parts; none where there is no such file.
+pub fn beside(folder: &Path, name: &str) -> Result<BTreeMap<String, Tensor>> {
+    let path = folder.join(format!("{name}.safetensors"));
+    if !path.is_file() {
+        return Ok(BTreeMap::new());
+    }
+    let mut found = Weights::read_file(&path, &Device::Cpu)?;
+    let names: Vec<String> = found.names().map(str::to_owned).collect();
+    let mut tensors = BTreeMap::new();
+    for name in names {
+        if let Some(tensor) = found.take_any(&name)? {
+            tensors.insert(name, tensor);
+        }
+    }
+    Ok(tensors)
+}
+
+/// The values of the weights that train.
+pub fn trained(params: &Params) -> BTreeMap<String, Tensor> {
     params.trainable().map(|(name, variable)| (name.to_owned(), variable.as_detached_tensor())).collect()
 }
 
@@ -231,9 +271,10 @@ fn values<'p>(path: &Path, params: &'p Params) -> Result<Vec<(&'p candle_core::V
     Ok(values)
 }
 
-fn take_over(path: &Path, params: &Params) -> Result<()> {
+/// Gives the weights that train the values of a file that holds exactly these.
+pub fn take_over(path: &Path, params: &Params) -> Result<()> {
     for (variable, value) in values(path, params)? {
-        variable.set(&value)?;
+        variable.set(&value.to_device(variable.device())?)?;
     }
     Ok(())
 }
@@ -288,7 +329,7 @@ mod tests {
         let mut optimizer = AdamW::new(AdamWConfig::default()).unwrap();
         for step in [1, 2, 10] {
             let part = Part { name: "encoder", params: &params, optimizer: &optimizer };
-            write(&folder, &state(step), &[part], 2).unwrap();
+            write(&folder, &state(step), &[part], &Beside::new(), 2).unwrap();
         }
         assert_eq!(list(&folder).unwrap().len(), 2);
         let (path, state) = latest(&folder).unwrap().unwrap();
@@ -313,7 +354,7 @@ mod tests {
         let poisoned = params();
         poisoned.get("a").unwrap().var.set(&Tensor::new(&[f32::NAN, 2.0], &Device::Cpu).unwrap()).unwrap();
         let part = Part { name: "encoder", params: &poisoned, optimizer: &optimizer };
-        write(root.path(), &state(1), &[part], 1).unwrap();
+        write(root.path(), &state(1), &[part], &Beside::new(), 1).unwrap();
         let (path, _) = latest(root.path()).unwrap().unwrap();
         let sound = params();
         let error = restore(&path, "encoder", &sound, &mut optimizer).unwrap_err();

@@ -14,6 +14,7 @@ use crate::data::Question;
 use crate::error::Result;
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
+use crate::pipeline::fresh::{Fresh, FreshSettings};
 use crate::pipeline::memo::Memo;
 use crate::pipeline::step::{ByQuestion, Step};
 use crate::strategies::{Passages, Stage};
@@ -32,6 +33,8 @@ pub(super) struct Context {
     pub(super) reference: Option<Encoder>,
     /// Likelihoods of the frozen generator.
     pub(super) memo: Option<RefCell<Memo>>,
+    /// Live vectors of passages that questions come near, where candidates are ranked by them.
+    pub(super) fresh: Option<RefCell<Fresh>>,
 }
 
 impl Trainer<'_> {
@@ -51,6 +54,7 @@ impl Trainer<'_> {
             .with_mined(self.context.mined.as_ref())
             .with_reference(self.context.reference.as_ref())
             .with_memo(self.context.memo.as_ref())
+            .with_fresh(self.context.fresh.as_ref())
     }
 
     /// The context of a stage whose models are those it begins with.
@@ -67,7 +71,12 @@ impl Trainer<'_> {
         } else {
             None
         };
-        Ok(Context { given: self.given(stage.passages)?, mined: None, reference, memo })
+        let following = &self.following;
+        let fresh = (self.ranks_live() && stage.trains.passages).then(|| {
+            let (depth, age) = (following.depth, following.age);
+            RefCell::new(Fresh::new(FreshSettings { depth, age, embed: self.embed_settings }))
+        });
+        Ok(Context { given: self.given(stage.passages)?, mined: None, reference, memo, fresh })
     }
 
     /// The passages of every training question, where a stage chooses them once.

@@ -6,6 +6,7 @@
 //! gradients and two moments: 16 bytes. Lengths are those of sampled questions and passages.
 
 use super::batch;
+use super::refresh::{Policy, RefreshSettings};
 use super::session::{EVALUATION_SEQUENCES, Session};
 use crate::config::TrainConfig;
 use crate::cost::{machine, units};
@@ -29,7 +30,7 @@ pub struct Estimate {
     pub loaded: f64,
     /// Gradients and moments of what trains.
     pub training: f64,
-    /// What the largest pass with gradients keeps.
+    /// What the largest pass with gradients keeps, and what a refresh policy keeps beside it.
     pub activations: f64,
     /// What a refresh adds: new vectors and their graph.
     pub refresh: f64,
@@ -149,7 +150,9 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
                 let on_machine = if on_device { 0.0 } else { pipeline.corpus.len() as f64 * (2.0 * dim + GRAPH_BYTES) };
                 // Embedding keeps a packed copy of the matrices beside them.
                 let packed = if on_device { 0.0 } else { encoder.params().bytes() as f64 };
-                estimate.refresh = on_machine + packed + encoder.inside_bytes(config.batch_tokens as f64);
+                let pass = packed + encoder.inside_bytes(config.batch_tokens as f64);
+                estimate.refresh = on_machine + pass;
+                activations += kept_beside(session, config, pass)?;
             }
         }
         let needs = stage.objective.needs();
@@ -199,6 +202,25 @@ pub fn estimate(session: &Session, config: &TrainConfig, stages: &[Stage]) -> Re
         estimate.activations = estimate.activations.max(activations);
     }
     Ok(estimate)
+}
+
+/// What a refresh policy keeps while steps go on; `pass` is what embedding passages takes besides.
+fn kept_beside(session: &Session, config: &TrainConfig, pass: f64) -> Result<f64> {
+    let following = RefreshSettings::of(config)?;
+    let encoder = &session.pipeline.encoder;
+    let corpus = session.pipeline.corpus.len();
+    let vectors = |passages: usize| 4.0 * (passages.min(corpus) * encoder.dim()) as f64;
+    let ranked = config.batch_size * following.depth;
+    let live = || vectors(ranked.saturating_mul(usize::try_from(following.age).unwrap_or(usize::MAX).saturating_add(1)));
+    Ok(match following.policy {
+        // The snapshot and its packed matrices, the vectors that are not staged yet.
+        Policy::Background => encoder.params().bytes() as f64 + pass + vectors(corpus),
+        Policy::Lazy => pass + live(),
+        // The overlay, and all vectors once more with it in place.
+        Policy::Rows => pass + live() + 2.0 * vectors(corpus),
+        Policy::Adapter => vectors(corpus),
+        Policy::Full | Policy::FullReuse | Policy::Drift | Policy::Question | Policy::Never => 0.0,
+    })
 }
 
 /// Of a batch of evaluation questions.

@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ragtune_index::WriterLock;
+use ragtune_index::{Generation, WriterLock};
 
+mod adapter;
 pub mod batch;
 pub mod checkpoint;
 mod context;
@@ -30,7 +31,8 @@ pub mod stages;
 
 use checkpoint::{Part, State};
 use optimizer::{AdamW, AdamWConfig};
-use refresh::{Decision, Refresh, Staleness};
+use refresh::RefreshSettings;
+use reindex::Background;
 use run::RunFolder;
 
 use crate::config::TrainConfig;
@@ -110,6 +112,14 @@ pub struct Trainer<'a> {
     pub bases: Bases,
     /// The questions that decide when to stop and which weights to keep, where the settings ask for that.
     pub selection: Option<QuestionSet>,
+    /// How the index follows the encoder.
+    pub following: RefreshSettings,
+    /// A snapshot that is embedded beside training.
+    background: Option<Background>,
+    /// What is stored, where a map of it is searched.
+    stored: Option<Generation>,
+    /// That map.
+    map: Option<adapter::Map>,
     /// What the steps of the present stage are given.
     context: context::Context,
     /// The stages whose encoder and generator the pipeline holds now.
@@ -153,18 +163,16 @@ impl Trainer<'_> {
         observer: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
         let metrics_file = self.run.dir().join(METRICS_FILE);
-        let policy = Refresh::every(self.config.refresh_every);
         let selects = self.config.early_stop > 0;
         while self.state.step < self.config.steps && !self.state.selection.exhausted(self.config.early_stop) {
             if interrupted.load(Ordering::Relaxed) {
                 self.checkpoint(stage)?;
                 return Ok(Outcome::Interrupted);
             }
-            if policy.decide(&self.staleness(stage)) == Decision::EmbedAll {
-                self.refresh(observer)?;
-                if let Some(mining) = stage.mining {
-                    self.mine(mining)?;
-                }
+            if self.follow(stage, observer)?
+                && let Some(mining) = stage.mining
+            {
+                self.mine(mining)?;
             }
             let metrics = self.step(stage)?;
             self.state.step += 1;
@@ -183,9 +191,7 @@ impl Trainer<'_> {
         self.keep_best(stage)?;
         // What follows may be killed too: the training before it is kept.
         self.checkpoint(stage)?;
-        if Refresh::decide_at_end(&self.staleness(stage)) == Decision::EmbedAll {
-            self.refresh(observer)?;
-        }
+        self.follow_at_end(stage, observer)?;
         Ok(Outcome::Finished)
     }
 
@@ -231,10 +237,6 @@ impl Trainer<'_> {
         self.state.before + self.state.step
     }
 
-    fn staleness(&self, stage: &Stage) -> Staleness {
-        Staleness { step: self.state.step, embedded_at: self.state.embedded_at, passages_move: stage.trains.passages }
-    }
-
     /// Writes a checkpoint and protects the generation it needs until a later checkpoint needs another.
     pub fn checkpoint(&mut self, stage: &Stage) -> Result<()> {
         let span = self.ledger.span(Phase::Checkpoint);
@@ -243,7 +245,9 @@ impl Trainer<'_> {
         }
         self.state.ledger = self.ledger.snapshot();
         let folder = self.run.checkpoints();
-        span.bytes(checkpoint::write(&folder, &self.state, &self.moving(stage), self.config.keep_checkpoints)?);
+        let beside = self.beside()?;
+        let parts = self.moving(stage);
+        span.bytes(checkpoint::write(&folder, &self.state, &parts, &beside, self.config.keep_checkpoints)?);
         if let Some(lock) = &self.lock {
             let mut needed = checkpoint::generations(&folder)?;
             needed.push(self.state.generation);

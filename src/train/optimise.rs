@@ -29,6 +29,10 @@ impl Trainer<'_> {
         } else {
             vec![whole]
         };
+        let stale = self.now(stage).stale();
+        if let Some(fresh) = &self.context.fresh {
+            fresh.borrow_mut().begin(self.state.step, stale);
+        }
         let mut sums = Sums::default();
         let draw = Draw::new(config.seed).of(self.state.step);
         for (number, run) in runs.into_iter().enumerate() {
@@ -69,6 +73,14 @@ impl Trainer<'_> {
         if let (true, Some(selector)) = (stage.trains.selector, &self.pipeline.selector) {
             let moved = self.selector_optimizer.step(selector.generator.params(), &sums.selector, selector_lr);
             moved.map_err(|error| self.diverged("selector", error))?;
+        }
+        if let Some(fresh) = &self.context.fresh {
+            self.state.ranked += fresh.borrow().used().embedded;
+        }
+        if stage.trains.passages {
+            for ordinal in sums.observed.iter().flat_map(|observed| &observed.retrieved).flatten() {
+                *self.state.retrieved.entry(*ordinal).or_default() += 1;
+            }
         }
         for observed in &sums.observed {
             let (flat, looked) = (
@@ -171,6 +183,16 @@ impl Trainer<'_> {
         let scores: Vec<&Vec<f32>> = sums.observed.iter().flat_map(|observed| &observed.scores).collect();
         let mut extra = BTreeMap::from([("index_age".to_owned(), (self.state.step - self.state.embedded_at) as f64)]);
         extra.extend(sums.extra.clone());
+        // What the index was found to be just before this step; seconds are in the record.
+        let refreshes = self.state.refreshes.get(self.state.refreshes_before..).unwrap_or_default();
+        for refresh in refreshes.iter().filter(|refresh| refresh.step == self.steps_done()) {
+            extra.extend(refresh.metrics().map(|(name, value)| (name.to_owned(), value)));
+        }
+        if let Some(fresh) = &self.context.fresh {
+            let used = fresh.borrow().used();
+            extra.insert("candidates_embedded".into(), used.embedded as f64);
+            extra.insert("candidates_known".into(), used.known as f64);
+        }
         if !scores.is_empty() {
             let sum: f64 = scores.iter().map(|row| entropy(row, self.config.temperature)).sum();
             extra.insert("prior_entropy".into(), sum / scores.len() as f64);

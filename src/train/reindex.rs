@@ -1,86 +1,169 @@
-//! A refresh: the index catches up with the encoder, and how far it had fallen behind is measured.
+//! What a refresh policy decided is done here: the index catches up with the encoder, in whole or in part, and how far it had
+//! fallen behind is measured.
+
+mod background;
+mod kept;
+mod partial;
+mod probe;
 
 use std::collections::BTreeMap;
 
-use ragtune_index::{Generation, Search, Trust};
+use ragtune_index::{Generation, GraphPlan};
 
+pub(super) use background::{Background, Pending};
+
+use super::refresh::{Decision, MAX_LOSS, Now, Policy};
 use super::{Event, Trainer};
 use crate::cost::{Activity, LedgerRecord, Phase};
 use crate::error::{Error, Result};
-use crate::models::{Grad, Role};
 use crate::pipeline::Pipeline;
-use crate::pipeline::embed::{Embedded, embed_corpus};
-use crate::report::record::RefreshRecord;
-
-/// Training questions on which a refresh measures how stale the index was.
-const PROBES: usize = 64;
-/// Passages compared for each of them.
-const PROBE_DEPTH: usize = 10;
+use crate::pipeline::embed::{Embedded, embed_corpus_by};
+use crate::report::record::{RefreshAction, RefreshRecord};
+use crate::strategies::Stage;
 
 impl Trainer<'_> {
+    /// Lets the index follow before a step, as the policy decides. Says whether what is searched changed.
+    pub(super) fn follow(&mut self, stage: &Stage, observer: &mut dyn FnMut(Event<'_>)) -> Result<bool> {
+        self.gather(false)?;
+        let mut changed = false;
+        loop {
+            match self.following.decide(&self.now(stage)) {
+                Decision::Keep => return Ok(changed),
+                Decision::Snapshot { swap } => self.take_snapshot(swap)?,
+                Decision::Swap => {
+                    self.swap(observer)?;
+                    changed = true;
+                }
+                Decision::EmbedAll { reuse } => {
+                    self.refresh(reuse, None, observer)?;
+                    changed = true;
+                }
+                Decision::EmbedSome => {
+                    self.renew_rows()?;
+                    return Ok(true);
+                }
+                Decision::Fit => return Ok(self.fit_map()? || changed),
+                Decision::Measure => return Ok(self.measure_drift(observer)? || changed),
+            }
+        }
+    }
+
+    /// Before the final evaluation of a stage: what moved is embedded anew, whatever the policy.
+    pub(super) fn follow_at_end(&mut self, stage: &Stage, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        // A snapshot that nobody will search.
+        (self.background, self.state.pending) = (None, None);
+        match self.following.decide_at_end(&self.now(stage)) {
+            Decision::EmbedAll { reuse } => self.refresh(reuse, None, observer),
+            _ => Ok(()),
+        }
+    }
+
+    /// What policies are told.
+    pub(super) fn now(&self, stage: &Stage) -> Now {
+        Now {
+            step: self.state.step,
+            steps: self.config.steps,
+            embedded_at: self.state.embedded_at,
+            passages_move: stage.trains.passages,
+            pending: self.state.pending.map(|pending| pending.swap),
+        }
+    }
+
     /// Embeds the corpus anew with the live encoder and goes on with the new generation; the old one answers until then.
-    pub(super) fn refresh(&mut self, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+    /// `estimate` is what a probe found of the old one before, and what that took.
+    fn refresh(
+        &mut self,
+        reuse: bool,
+        estimate: Option<(f64, u64, LedgerRecord)>,
+        observer: &mut dyn FnMut(Event<'_>),
+    ) -> Result<()> {
         let _activity = self.ledger.activity(Activity::Refresh);
-        let lock = self
-            .lock
-            .as_ref()
-            .ok_or_else(|| Error::new("the index is not locked for writing, so it cannot be refreshed"))?;
-        let before = self.ledger.snapshot();
+        let (estimate, probed, began) = match estimate {
+            Some((recall, probed, began)) => (Some(recall), probed, began),
+            None => (None, 0, self.ledger.snapshot()),
+        };
         let total = self.pipeline.corpus.len() as u64;
         let Pipeline { encoder, corpus, .. } = &self.pipeline;
-        let embedded = embed_corpus(encoder, corpus, lock, &self.embed_settings, self.ledger, &mut |done| {
-            observer(Event::Refresh(done, total));
-        })?;
-        let (recall_before, recall_after) = self.probe(&embedded.generation)?;
-        let after = self.ledger.snapshot();
-        let mut record = refresh_record(self.steps_done(), &embedded, &before, &after);
-        (record.recall_before, record.recall_after) = (recall_before, recall_after);
-        self.state.refreshes.push(record);
-        self.state.generation = embedded.generation.number();
-        self.state.embedded_at = self.state.step;
-        self.pipeline.generation = embedded.generation;
+        let (settings, ledger) = (&self.embed_settings, self.ledger);
+        let embedded =
+            embed_corpus_by(encoder, corpus, self.must_lock()?, settings, graph_plan(reuse), ledger, &mut |done| {
+                observer(Event::Refresh(done, total));
+            })?;
+        let record = RefreshRecord {
+            action: RefreshAction::Embedded,
+            passages: embedded.passages + probed,
+            estimate,
+            ..RefreshRecord::default()
+        };
+        self.adopt(embedded, self.state.step, record, &began)
+    }
+
+    /// Measures a new generation beside the old one and puts it in its place. `embedded_at` are the steps that its encoder
+    /// had done.
+    fn adopt(
+        &mut self,
+        embedded: Embedded,
+        embedded_at: u64,
+        mut record: RefreshRecord,
+        began: &LedgerRecord,
+    ) -> Result<()> {
+        let seen = self.compare_exactly(&embedded.generation)?;
+        (record.recall_before, record.recall_after) = (Some(seen.before), Some(seen.after));
+        (record.overlap, record.recall_reranked) = (Some(seen.overlap), seen.reranked);
+        record.measured = seen.measured;
+        record.generation = embedded.generation.number();
+        record.graph = embedded.generation.graph().map_or_else(|| "none".to_owned(), |graph| graph.origin.clone());
+        {
+            let _span = self.ledger.span(Phase::Swap);
+            self.put_to_use(embedded.generation);
+        }
+        self.note_refresh(record, began);
+        self.state.embedded_at = embedded_at;
         Ok(())
     }
 
-    /// How true the index was and is: recall@10 of the searched generation, before and after, against exact search among the
-    /// new vectors, over the first training questions as the live encoder sees them.
-    fn probe(&self, new: &Generation) -> Result<(Option<f64>, Option<f64>)> {
-        let depth = PROBE_DEPTH.min(new.len());
-        let questions: Vec<&str> =
-            self.questions.questions.iter().take(PROBES).map(|question| question.question.as_str()).collect();
-        let vectors = {
-            let _span = self.ledger.span(Phase::Embed);
-            let tokenized = self.pipeline.encoder.tokenize(&questions, Role::Question)?;
-            self.pipeline
-                .encoder
-                .forward_as(&tokenized.ids, Role::Question, Grad::Off)?
-                .flatten_all()?
-                .to_vec1::<f32>()?
-        };
-        let _span = self.ledger.span(Phase::Retrieve);
-        let truth = new.search(&vectors, depth, Search::Exact, Trust::StaleAllowed)?;
-        let recall = |generation: &Generation| -> Result<Option<f64>> {
-            let found = generation.search(&vectors, depth, self.pipeline.search, Trust::StaleAllowed)?;
-            let hits = truth.iter().zip(&found).map(|(truth, found)| {
-                truth.iter().filter(|hit| found.iter().any(|other| other.ordinal == hit.ordinal)).count()
-            });
-            Ok(Some(hits.sum::<usize>() as f64 / (depth * questions.len()) as f64))
-        };
-        Ok((recall(&self.pipeline.generation)?, recall(new)?))
+    fn put_to_use(&mut self, generation: Generation) {
+        self.state.generation = generation.number();
+        self.pipeline.generation = generation;
+        (self.stored, self.map) = (None, None);
+        if let Some(fresh) = &self.context.fresh {
+            fresh.borrow_mut().clear();
+        }
+    }
+
+    /// Completes a record by what is known here and puts it to the others.
+    fn note_refresh(&mut self, record: RefreshRecord, began: &LedgerRecord) {
+        let now = self.ledger.snapshot();
+        let spent = |record: &LedgerRecord| record.activity(Activity::Refresh);
+        let (before, after) = (spent(began), spent(&now));
+        self.state.refreshes.push(RefreshRecord {
+            step: self.steps_done(),
+            policy: self.following.policy.name().to_owned(),
+            age: self.state.step - self.state.embedded_at,
+            distinct: self.state.retrieved.len() as u64,
+            seconds: seconds_between(began, &now, Activity::Refresh),
+            cpu_seconds: (after.cpu_seconds - before.cpu_seconds).max(0.0),
+            bytes: after.counts.bytes.saturating_sub(before.counts.bytes),
+            between: std::mem::take(&mut self.state.ranked),
+            ..record
+        });
+        self.state.retrieved.clear();
+    }
+
+    fn must_lock(&self) -> Result<&ragtune_index::WriterLock> {
+        let lock = self.lock.as_ref();
+        lock.ok_or_else(|| Error::new("the index is not locked for writing, so it cannot be refreshed"))
+    }
+
+    /// Whether searches rank candidates by live vectors under this policy.
+    pub(super) fn ranks_live(&self) -> bool {
+        matches!(self.following.policy, Policy::Rows | Policy::Lazy)
     }
 }
 
-/// What a refresh did and took, from the ledger before and after it.
-fn refresh_record(step: u64, embedded: &Embedded, before: &LedgerRecord, after: &LedgerRecord) -> RefreshRecord {
-    let bytes = |record: &LedgerRecord| record.activity(Activity::Refresh).counts.bytes;
-    RefreshRecord {
-        step,
-        generation: embedded.generation.number(),
-        passages: embedded.passages,
-        seconds: seconds_between(before, after, Activity::Refresh),
-        bytes: bytes(after).saturating_sub(bytes(before)),
-        ..RefreshRecord::default()
-    }
+/// How a generation gets its graph.
+fn graph_plan(reuse: bool) -> GraphPlan {
+    if reuse { GraphPlan::Reuse { max_loss: MAX_LOSS } } else { GraphPlan::Build }
 }
 
 /// Seconds by phase between two snapshots of a ledger, for one activity.

@@ -9,6 +9,7 @@ use super::context::Context;
 use super::labels;
 use super::optimizer::AdamW;
 use super::parts::{self, Bases};
+use super::refresh::RefreshSettings;
 use super::run::RunFolder;
 use super::spec::{Content, Planned, plan};
 use super::stage::Holds;
@@ -249,6 +250,10 @@ impl Session {
             store: Store::at(config.stages_folder()),
             bases: self.bases,
             selection: self.selection,
+            following: RefreshSettings::of(config)?,
+            background: None,
+            stored: None,
+            map: None,
             context: Context::default(),
             holds,
             found,

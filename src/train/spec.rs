@@ -15,7 +15,7 @@ const CODE: u32 = 1;
 
 /// Settings that no weight depends on: names and places, how often a run is recorded, and what only evaluations look at.
 /// Every other setting is part of a stage's id, so that one that is forgotten here costs time and never a wrong result.
-const IRRELEVANT: [&str; 16] = [
+const IRRELEVANT: [&str; 17] = [
     "strategy",
     "index",
     "questions",
@@ -31,6 +31,8 @@ const IRRELEVANT: [&str; 16] = [
     "checkpoint-every",
     "keep-checkpoints",
     "train-passages",
+    // A snapshot is put to use at its step, however fast it was embedded.
+    "refresh-threads",
     // What the equation takes from it is in the equation's own settings.
     "scale",
 ];
@@ -41,6 +43,20 @@ const EVALUATION: [&str; 8] =
 
 /// Settings of the retriever: weights depend on them where a stage looks for passages, or evaluations decide.
 const RETRIEVER: [&str; 4] = ["retriever", "hybrid", "hybrid-weight", "hybrid-depth"];
+
+/// Settings of how the index follows: nothing depends on them where the passages stand still.
+const REFRESH: [&str; 10] = [
+    "refresh",
+    "refresh-every",
+    "refresh-schedule",
+    "refresh-lag",
+    "refresh-depth",
+    "refresh-age",
+    "refresh-rows",
+    "refresh-by",
+    "refresh-sample",
+    "refresh-target",
+];
 
 /// What a run reads, by content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -179,7 +195,7 @@ fn settings(config: &TrainConfig, stage: &Stage) -> Result<Value> {
         drop(&["dro"]);
     }
     if !stage.trains.passages {
-        drop(&["refresh-every"]);
+        drop(&REFRESH);
     }
     if !searches(stage) && config.early_stop == 0 {
         drop(&RETRIEVER);

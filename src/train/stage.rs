@@ -83,7 +83,7 @@ impl Trainer<'_> {
             self.pipeline.generation = self.pipeline.corpus.generation(generation)?;
             self.state.generation = generation;
         }
-        Ok(())
+        self.follow_from(&folder)
     }
 
     /// Puts a finished stage into the store and onto the bill.
@@ -201,7 +201,7 @@ fn charge(record: &StageRecord, stage: &Stage, reused: bool) -> StageCharge {
         steps: record.steps,
         steps_asked: record.steps_asked,
         best_step: record.best_step,
-        refreshes: record.refreshes.len() as u64,
+        refreshes: record.refreshes.iter().filter(|refresh| refresh.changed()).count() as u64,
         ledger: record.ledger.clone(),
     }
 }

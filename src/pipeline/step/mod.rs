@@ -23,6 +23,7 @@ use candle_core::Tensor;
 use ragtune_index::Passage;
 
 use super::Pipeline;
+use super::fresh::Fresh;
 use super::memo::Memo;
 use crate::cost::Ledger;
 use crate::data::Question;
@@ -69,6 +70,7 @@ pub struct Step<'a> {
     given: Option<&'a ByQuestion>,
     reference: Option<&'a Encoder>,
     memo: Option<&'a RefCell<Memo>>,
+    fresh: Option<&'a RefCell<Fresh>>,
     question_vectors: Option<Tensor>,
     retrieved: Option<Vec<Vec<u32>>>,
     passages: BTreeMap<u32, Passage>,
@@ -99,6 +101,7 @@ impl<'a> Step<'a> {
             given: None,
             reference: None,
             memo: None,
+            fresh: None,
             question_vectors: None,
             retrieved: None,
             passages: BTreeMap::new(),
@@ -137,6 +140,12 @@ impl<'a> Step<'a> {
             memo.borrow_mut().forget();
         }
         self.memo = memo.filter(|_| !self.trains.generator);
+        self
+    }
+
+    /// Searches by way of live vectors of candidates, where the policy that keeps the index true says so.
+    pub fn with_fresh(mut self, fresh: Option<&'a RefCell<Fresh>>) -> Self {
+        self.fresh = fresh;
         self
     }
 

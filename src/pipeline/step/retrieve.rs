@@ -60,8 +60,12 @@ impl Step<'_> {
             return self.search_words();
         }
         let questions = self.question_vectors()?;
-        let _span = self.ledger.span(Phase::Retrieve);
+        let span = self.ledger.span(Phase::Retrieve);
         let vectors = questions.detach().flatten_all()?.to_vec1::<f32>()?;
+        if let Some(fresh) = self.fresh {
+            drop(span);
+            return fresh.borrow_mut().nearest(self.pipeline, &vectors, self.settings.top_k, self.ledger);
+        }
         // Training declares that the index may be older than the encoder: that is what refreshes are for.
         let hits = self.pipeline.generation.search(
             &vectors,

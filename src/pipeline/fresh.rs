@@ -1,0 +1,280 @@
+//! Live vectors over a stale index: the index names candidates, and what the encoder says of them now ranks them.
+//!
+//! Scores of vectors from different encoder states are not comparable: a passage embedded anew moves with the questions and
+//! wins rank for that alone. So refreshed and stale vectors together only choose candidates, generously; every candidate is
+//! ranked by a vector of the live encoder, or by one that the encoder made at most `age` steps ago.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{Device, Tensor};
+use ragtune_index::{Generation, Trust};
+use serde::{Deserialize, Serialize};
+
+use super::Pipeline;
+use super::embed::{EmbedSettings, embed_some};
+use crate::cost::{Activity, Ledger, Phase};
+use crate::error::{Error, Result};
+
+/// How candidates are found and how long a vector counts as live.
+#[derive(Clone, Copy, Debug)]
+pub struct FreshSettings {
+    /// Candidates of a question.
+    pub depth: usize,
+    /// Steps after its own that a vector is still used; 0: only in the step it was made in.
+    pub age: u64,
+    /// How candidates are embedded.
+    pub embed: EmbedSettings,
+}
+
+/// Live vectors that are kept, and stored ones that were replaced.
+pub struct Fresh {
+    settings: FreshSettings,
+    /// Optimiser steps done.
+    step: u64,
+    /// Whether stored vectors are older than the encoder.
+    stale: bool,
+    live: BTreeMap<u32, Live>,
+    /// Vectors that replace stored ones when candidates are looked for.
+    overlay: BTreeMap<u32, Vec<f32>>,
+    /// The generation with the overlay, where there is any.
+    view: Option<Generation>,
+    /// How often each passage was a candidate since the last refresh.
+    near: BTreeMap<u32, u32>,
+    used: Used,
+}
+
+struct Live {
+    step: u64,
+    vector: Vec<f32>,
+}
+
+/// What the searches of one step took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Candidates that were embedded.
+    pub embedded: u64,
+    /// Candidates whose vector was still live.
+    pub known: u64,
+}
+
+/// What a checkpoint keeps beside the vectors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Ordinals of the live vectors and the steps they are of.
+    live: Vec<(u32, u64)>,
+    /// Ordinals of the overlay.
+    overlay: Vec<u32>,
+    /// See [`Fresh::near`].
+    near: BTreeMap<u32, u32>,
+}
+
+const LIVE: &str = "live";
+const OVERLAY: &str = "overlay";
+
+impl Fresh {
+    /// Nothing is known yet.
+    pub fn new(settings: FreshSettings) -> Self {
+        Self {
+            settings,
+            step: 0,
+            stale: false,
+            live: BTreeMap::new(),
+            overlay: BTreeMap::new(),
+            view: None,
+            near: BTreeMap::new(),
+            used: Used::default(),
+        }
+    }
+
+    /// A step begins: vectors that are too old are forgotten.
+    pub fn begin(&mut self, step: u64, stale: bool) {
+        let age = self.settings.age;
+        (self.step, self.stale, self.used) = (step, stale, Used::default());
+        self.live.retain(|_, live| step - live.step <= age);
+    }
+
+    /// What the searches since [`begin`](Self::begin) took.
+    pub fn used(&self) -> Used {
+        self.used
+    }
+
+    /// The `k` nearest passages of each question, best first. `questions` (B, D) row-major, by the live encoder. While the
+    /// stored vectors are the encoder's own they are searched as they are; after that, candidates are ranked by live vectors.
+    /// What has to be embedded is charged to refreshes.
+    pub fn nearest(
+        &mut self,
+        pipeline: &Pipeline,
+        questions: &[f32],
+        k: usize,
+        ledger: &Ledger,
+    ) -> Result<Vec<Vec<u32>>> {
+        let generation = self.view.as_ref().unwrap_or(&pipeline.generation);
+        let depth = if self.stale { self.settings.depth.max(k).min(generation.len()) } else { k };
+        let hits = {
+            let _span = ledger.span(Phase::Retrieve);
+            generation.search(questions, depth, pipeline.search, Trust::StaleAllowed)?
+        };
+        let candidates: Vec<Vec<u32>> =
+            hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect();
+        if !self.stale {
+            return Ok(candidates);
+        }
+        for ordinal in candidates.iter().flatten() {
+            *self.near.entry(*ordinal).or_default() += 1;
+        }
+        let all: BTreeSet<u32> = candidates.iter().flatten().copied().collect();
+        let missing: Vec<u32> = all.iter().copied().filter(|ordinal| !self.live.contains_key(ordinal)).collect();
+        self.used.known += (all.len() - missing.len()) as u64;
+        self.used.embedded += missing.len() as u64;
+        if !missing.is_empty() {
+            let _activity = ledger.activity(Activity::Refresh);
+            let vectors = embed_some(&pipeline.encoder, &pipeline.corpus, &missing, &self.settings.embed, ledger)?;
+            let rows = vectors.chunks_exact(pipeline.encoder.dim());
+            let step = self.step;
+            self.live.extend(missing.iter().zip(rows).map(|(one, row)| (*one, Live { step, vector: row.to_vec() })));
+        }
+        let _span = ledger.span(Phase::Retrieve);
+        let questions = questions.chunks_exact(pipeline.encoder.dim());
+        Ok(questions.zip(candidates).map(|(question, row)| self.ranked(question, row, k)).collect())
+    }
+
+    /// The best `k` candidates by their live vectors; ties by ordinal.
+    fn ranked(&self, question: &[f32], candidates: Vec<u32>, k: usize) -> Vec<u32> {
+        let score = |ordinal: u32| self.live.get(&ordinal).map_or(f32::NEG_INFINITY, |it| dot(question, &it.vector));
+        let mut scored: Vec<(f32, u32)> = candidates.into_iter().map(|ordinal| (score(ordinal), ordinal)).collect();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        scored.into_iter().take(k).map(|(_, ordinal)| ordinal).collect()
+    }
+
+    /// How often each passage was a candidate since the last refresh, and how far its live vector lies from the one that is
+    /// searched: 1 - cosine, 0 where no live one is known.
+    pub fn candidates(&self, generation: &Generation) -> Result<Vec<(u32, u32, f32)>> {
+        let searched = self.view.as_ref().unwrap_or(generation);
+        let of = |(ordinal, near): (&u32, &u32)| {
+            let drift = match self.live.get(ordinal) {
+                Some(live) => 1.0 - dot(&live.vector, searched.vector(*ordinal)?),
+                None => 0.0,
+            };
+            Ok((*ordinal, *near, drift))
+        };
+        self.near.iter().map(of).collect()
+    }
+
+    /// What is searched for candidates, where it is not the generation itself.
+    pub fn view(&self) -> Option<&Generation> {
+        self.view.as_ref()
+    }
+
+    /// Replaces vectors of `generation` by these, (N, D) row-major, for the search of candidates.
+    pub fn replace(&mut self, generation: &Generation, ordinals: &[u32], vectors: &[f32]) -> Result<()> {
+        let rows = vectors.chunks_exact(generation.dim()).map(<[f32]>::to_vec);
+        self.overlay.extend(ordinals.iter().copied().zip(rows));
+        self.view = self.over(generation)?;
+        self.near.clear();
+        Ok(())
+    }
+
+    /// The generation with the overlay.
+    fn over(&self, generation: &Generation) -> Result<Option<Generation>> {
+        if self.overlay.is_empty() {
+            return Ok(None);
+        }
+        let dim = generation.dim();
+        let mut vectors = generation.vectors().to_vec();
+        for (ordinal, vector) in &self.overlay {
+            let at = *ordinal as usize * dim;
+            let slot = vectors.get_mut(at..at + dim).filter(|slot| slot.len() == vector.len());
+            slot.ok_or_else(|| Error::new(format!("passage number `{ordinal}` of the overlay is not in the index")))?
+                .copy_from_slice(vector);
+        }
+        Ok(Some(generation.with_vectors(vectors)?))
+    }
+
+    /// Another generation is searched: all that was known is of no more use.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.settings);
+    }
+
+    /// What a checkpoint needs to go on to the bit: names, and tensors (n, D) f32.
+    pub fn keep(&self) -> Result<(Kept, BTreeMap<String, Tensor>)> {
+        let kept = Kept {
+            live: self.live.iter().map(|(ordinal, live)| (*ordinal, live.step)).collect(),
+            overlay: self.overlay.keys().copied().collect(),
+            near: self.near.clone(),
+        };
+        let mut tensors = BTreeMap::new();
+        let live: Vec<&[f32]> = self.live.values().map(|live| live.vector.as_slice()).collect();
+        let overlay: Vec<&[f32]> = self.overlay.values().map(Vec::as_slice).collect();
+        for (name, rows) in [(LIVE, live), (OVERLAY, overlay)] {
+            if let Some(first) = rows.first() {
+                let shape = (rows.len(), first.len());
+                tensors.insert(name.to_owned(), Tensor::from_vec(rows.concat(), shape, &Device::Cpu)?);
+            }
+        }
+        Ok((kept, tensors))
+    }
+
+    /// Takes over what [`keep`](Self::keep) gave.
+    pub fn restore(
+        &mut self,
+        kept: &Kept,
+        mut tensors: BTreeMap<String, Tensor>,
+        generation: &Generation,
+    ) -> Result<()> {
+        let mut rows = |name: &str, expected: usize| -> Result<Vec<Vec<f32>>> {
+            let rows = tensors.remove(name).map(|tensor| tensor.to_vec2::<f32>()).transpose()?.unwrap_or_default();
+            if rows.len() == expected && rows.iter().all(|row| row.len() == generation.dim()) {
+                return Ok(rows);
+            }
+            Err(Error::new(format!(
+                "the checkpoint keeps {} `{name}` vectors, expected {expected} of {} values",
+                rows.len(),
+                generation.dim()
+            ))
+            .hint("remove the newest folder in `checkpoints` of the run to go on from the one before it"))
+        };
+        let live = rows(LIVE, kept.live.len())?;
+        let overlay = rows(OVERLAY, kept.overlay.len())?;
+        let of = |((ordinal, step), vector): (&(u32, u64), Vec<f32>)| (*ordinal, Live { step: *step, vector });
+        self.live = kept.live.iter().zip(live).map(of).collect();
+        self.overlay = kept.overlay.iter().copied().zip(overlay).collect();
+        self.near.clone_from(&kept.near);
+        self.view = self.over(generation)?;
+        Ok(())
+    }
+}
+
+/// The inner product, summed in order.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Precision;
+
+    fn fresh(age: u64) -> Fresh {
+        let embed = EmbedSettings {
+            batch_tokens: 64,
+            graph: ragtune_index::GraphParams::default(),
+            precision: Precision::F32,
+        };
+        Fresh::new(FreshSettings { depth: 4, age, embed })
+    }
+
+    #[test]
+    fn candidates_are_ranked_by_live_vectors_and_forgotten_with_age() {
+        let mut fresh = fresh(2);
+        fresh.begin(5, true);
+        for (ordinal, vector) in [(3, [0.6, 0.8]), (7, [1.0, 0.0]), (9, [0.0, 1.0]), (4, [0.6, 0.8])] {
+            fresh.live.insert(ordinal, Live { step: 5, vector: vector.to_vec() });
+        }
+        assert_eq!(fresh.ranked(&[0.0, 1.0], vec![7, 4, 3, 9], 3), [9, 3, 4]);
+        assert_eq!(fresh.ranked(&[1.0, 0.0], vec![7, 4, 3, 9], 1), [7]);
+        fresh.begin(7, true);
+        assert_eq!(fresh.live.len(), 4);
+        fresh.begin(8, true);
+        assert!(fresh.live.is_empty());
+    }
+}

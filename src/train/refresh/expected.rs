@@ -1,0 +1,76 @@
+//! How many passages a policy will embed, as far as that is known before training.
+
+use super::{Policy, RefreshSettings};
+
+/// Of one stage whose passages move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Times that the whole corpus is embedded; the last makes the index match the trained encoder.
+    pub refreshes: u64,
+    /// Passages embedded besides, at the points of the schedule and within steps.
+    pub others: u64,
+    /// Whether fewer may do: what a cache knows, what a probe finds good enough.
+    pub at_most: bool,
+}
+
+impl RefreshSettings {
+    /// What a stage of `steps` steps of `batch` questions each embeds of a corpus.
+    pub fn expected(&self, steps: u64, batch: usize, corpus: usize) -> Expected {
+        let last = u64::from(steps > 0);
+        let points = self.points.before(steps);
+        let all = points.len() as u64;
+        let ranked = || steps.saturating_sub(1) * (batch * self.depth).min(corpus) as u64;
+        let sample = self.sample.min(corpus) as u64;
+        match self.policy {
+            Policy::Full | Policy::FullReuse => Expected { refreshes: all + last, ..Expected::default() },
+            Policy::Background => {
+                let swaps = points.iter().filter(|point| **point + self.lag_at(**point) < steps).count() as u64;
+                Expected { refreshes: swaps + last, ..Expected::default() }
+            }
+            Policy::Lazy => Expected { refreshes: all + last, others: ranked(), at_most: true },
+            Policy::Rows => {
+                let rows = self.rows_of(corpus) as u64 + sample;
+                Expected { refreshes: last, others: all * rows + ranked(), at_most: true }
+            }
+            Policy::Adapter => Expected { refreshes: last, others: all * sample, at_most: true },
+            Policy::Drift => Expected { refreshes: all + last, others: all * sample, at_most: true },
+            Policy::Question | Policy::Never => Expected { refreshes: last, ..Expected::default() },
+        }
+    }
+
+    /// Passages that `rows` embeds at a point.
+    pub fn rows_of(&self, corpus: usize) -> usize {
+        self.rows.unwrap_or_else(|| corpus.div_ceil(10)).min(corpus)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Points;
+    use super::*;
+
+    #[test]
+    fn passages_by_policy() {
+        let of = |policy: Policy, every: u64| {
+            let settings = RefreshSettings { points: Points::every(every), ..RefreshSettings::new(policy) };
+            settings.expected(100, 4, 1000)
+        };
+        let exactly = |refreshes, others| Expected { refreshes, others, at_most: false };
+        let up_to = |refreshes, others| Expected { refreshes, others, at_most: true };
+        for (policy, every, expected) in [
+            (Policy::Full, 0, exactly(1, 0)),
+            (Policy::Full, 40, exactly(3, 0)),
+            (Policy::FullReuse, 50, exactly(2, 0)),
+            // Swaps at 60 and, too late, at 100.
+            (Policy::Background, 40, exactly(2, 0)),
+            (Policy::Lazy, 0, up_to(1, 99 * 80)),
+            (Policy::Rows, 50, up_to(1, 100 + 512 + 99 * 80)),
+            (Policy::Adapter, 50, up_to(1, 1000)),
+            (Policy::Drift, 40, up_to(3, 2 * 512)),
+            (Policy::Never, 0, exactly(1, 0)),
+        ] {
+            assert_eq!(of(policy, every), expected, "{policy:?} {every}");
+        }
+        assert_eq!(RefreshSettings::new(Policy::Full).expected(0, 4, 1000), Expected::default());
+    }
+}

@@ -1,0 +1,239 @@
+//! A refresh beside training: a snapshot of the encoder is embedded by threads of its own while steps go on with the generation
+//! there is. When the result is put to use is fixed beforehand, and training waits where it is not ready: the same steps see
+//! the same vectors, however fast the machine.
+//!
+//! Vectors are staged, fragment by fragment, in the index's journal, and the snapshot's weights are in every checkpoint taken
+//! meanwhile: a killed run goes on with what was embedded.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+
+use ragtune_index::{Corpus, Fragment};
+use serde::{Deserialize, Serialize};
+
+use super::super::{Event, Trainer};
+use super::graph_plan;
+use crate::cost::{Activity, Beside, Counts, LedgerRecord, Phase};
+use crate::error::{Context, Error, Result};
+use crate::models::encoder::Encoder;
+use crate::pipeline::embed::{EmbedSettings, Embedder, embed_corpus_by, fingerprint_of, windows};
+use crate::report::record::{RefreshAction, RefreshRecord};
+
+/// A snapshot that is being embedded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Steps that its encoder had done.
+    pub snapshot: u64,
+    /// The step at which it is put to use.
+    pub swap: u64,
+}
+
+/// The threads that embed a snapshot.
+pub(in super::super) struct Background {
+    /// The snapshot.
+    pub encoder: Arc<Encoder>,
+    done: Receiver<Result<Done>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// What the run had spent when it began.
+    began: LedgerRecord,
+    passages: u64,
+}
+
+/// A fragment that is embedded.
+struct Done {
+    fragment: Fragment,
+    vectors: Vec<f32>,
+    counts: Counts,
+}
+
+/// What the threads need.
+struct Work {
+    encoder: Arc<Encoder>,
+    dir: PathBuf,
+    pending: Vec<Fragment>,
+    settings: EmbedSettings,
+    threads: usize,
+    beside: Beside,
+    stop: Arc<AtomicBool>,
+}
+
+impl Trainer<'_> {
+    /// Takes a snapshot of the encoder and begins to embed it.
+    pub(super) fn take_snapshot(&mut self, swap: u64) -> Result<()> {
+        self.state.pending = Some(Pending { snapshot: self.state.step, swap });
+        let encoder = self.pipeline.encoder.try_clone()?;
+        self.embed_beside(encoder)
+    }
+
+    /// Begins, or goes on, to embed a snapshot.
+    pub(in super::super) fn embed_beside(&mut self, encoder: Encoder) -> Result<()> {
+        let _activity = self.ledger.activity(Activity::Refresh);
+        let began = self.ledger.snapshot();
+        let fingerprint = {
+            let _span = self.ledger.span(Phase::Embed);
+            fingerprint_of(&encoder, self.embed_settings.precision)?
+        };
+        let pending = {
+            let _span = self.ledger.span(Phase::Write);
+            self.pipeline.corpus.begin(self.must_lock()?, &fingerprint, encoder.dim())?.pending()
+        };
+        let encoder = Arc::new(encoder);
+        let (sender, done) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = Work {
+            encoder: Arc::clone(&encoder),
+            dir: self.pipeline.corpus.dir().to_path_buf(),
+            pending,
+            settings: self.embed_settings,
+            threads: self.following.threads,
+            beside: self.ledger.beside(Activity::Refresh, Phase::Embed),
+            stop: Arc::clone(&stop),
+        };
+        let thread = std::thread::Builder::new().name("refresh".into()).spawn(move || {
+            if let Err(error) = work.run(&sender) {
+                // Nobody listens any more where the run has ended meanwhile.
+                let _ = sender.send(Err(error));
+            }
+        });
+        let thread = Some(thread.context(|| "a thread for the refresh cannot be started".into())?);
+        self.background = Some(Background { encoder, done, stop, thread, began, passages: 0 });
+        Ok(())
+    }
+
+    /// Stages what the threads have embedded so far; with `wait`, everything.
+    pub(super) fn gather(&mut self, wait: bool) -> Result<()> {
+        let Some(mut background) = self.background.take() else { return Ok(()) };
+        let gathered = self.gather_from(&mut background, wait);
+        self.background = Some(background);
+        gathered
+    }
+
+    fn gather_from(&self, background: &mut Background, wait: bool) -> Result<()> {
+        let _activity = self.ledger.activity(Activity::Refresh);
+        let done = match wait {
+            true => {
+                let _span = self.ledger.span(Phase::Embed);
+                background.done.iter().collect::<Result<Vec<Done>>>()?
+            }
+            false => background.ready()?,
+        };
+        if done.is_empty() {
+            return Ok(());
+        }
+        {
+            let span = self.ledger.span(Phase::Embed);
+            done.iter().for_each(|done| {
+                span.add(done.counts);
+                background.passages += done.counts.passages;
+            });
+        }
+        let span = self.ledger.span(Phase::Write);
+        let fingerprint = fingerprint_of(&background.encoder, self.embed_settings.precision)?;
+        // Left without a commit: the journal remembers what was staged.
+        let mut writer = self.pipeline.corpus.begin(self.must_lock()?, &fingerprint, background.encoder.dim())?;
+        for done in done {
+            writer.write(&done.fragment, &done.vectors)?;
+            span.bytes(4 * done.vectors.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Puts the snapshot's vectors to use, waiting for them where they are not ready.
+    pub(super) fn swap(&mut self, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        self.gather(true)?;
+        let pending = self.state.pending.take();
+        let (Some(background), Some(pending)) = (self.background.take(), pending) else {
+            return Err(Error::new("there is no snapshot whose vectors could be put to use"));
+        };
+        let _activity = self.ledger.activity(Activity::Refresh);
+        let total = self.pipeline.corpus.len() as u64;
+        // Everything is staged; this commits it and makes the graph.
+        let embedded = embed_corpus_by(
+            &background.encoder,
+            &self.pipeline.corpus,
+            self.must_lock()?,
+            &self.embed_settings,
+            graph_plan(true),
+            self.ledger,
+            &mut |done| observer(Event::Refresh(done, total)),
+        )?;
+        let record = RefreshRecord {
+            action: RefreshAction::Swapped,
+            passages: background.passages + embedded.passages,
+            ..RefreshRecord::default()
+        };
+        self.adopt(embedded, pending.snapshot, record, &background.began)
+    }
+}
+
+impl Background {
+    /// What is embedded and was not fetched yet.
+    fn ready(&mut self) -> Result<Vec<Done>> {
+        let mut ready = Vec::new();
+        loop {
+            match self.done.try_recv() {
+                Ok(done) => ready.push(done?),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(ready),
+            }
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was seen as vectors that never came.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Work {
+    /// Embeds the fragments in order, in a pool of its own, until it is told to stop.
+    fn run(&self, sender: &Sender<Result<Done>>) -> Result<()> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).start_handler(|_| step_back()).build();
+        let pool = pool.context(|| format!("{} threads for the refresh cannot be started", self.threads))?;
+        pool.install(|| {
+            // The trainer's own handle reads for the steps; one for these threads reads beside it.
+            let corpus = Corpus::open(&self.dir)?;
+            let embedder = Embedder::new(&self.encoder, &self.settings)?;
+            for fragment in &self.pending {
+                let Some(done) = self.embed(&corpus, &embedder, fragment)? else { return Ok(()) };
+                if sender.send(Ok(done)).is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// One fragment; none when it was told to stop.
+    fn embed(&self, corpus: &Corpus, embedder: &Embedder<'_>, fragment: &Fragment) -> Result<Option<Done>> {
+        let mut done = Done { fragment: *fragment, vectors: Vec::new(), counts: Counts::default() };
+        for window in windows(fragment) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let passages = corpus.read(fragment, window)?;
+            let counts = &mut done.counts;
+            let embedded = embedder.vectors(&passages, &mut |batch| counts.add(batch))?;
+            done.vectors.extend(embedded.vectors);
+            rayon::broadcast(|_| self.beside.report());
+        }
+        Ok(Some(done))
+    }
+}
+
+/// Lets training have the processor first.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: changes the priority of the calling thread alone; a refusal leaves it as it is.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
+    }
+}

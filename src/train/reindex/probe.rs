@@ -1,0 +1,214 @@
+//! How true an index is: recall@10 over training questions as the live encoder sees them.
+//!
+//! Where the whole corpus was embedded anyway, the truth is exact search among the new vectors. Where it was not, the truth is
+//! estimated: the passages that the compared indexes find nearest to the questions, taken rank by rank until the sample is full,
+//! are embedded with the live encoder, and the ten best of these are taken for the ten best of all. What lies outside this pool
+//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole.
+
+use std::collections::BTreeSet;
+
+use ragtune_index::{Generation, Search, Trust};
+
+use super::super::Trainer;
+use crate::cost::Phase;
+use crate::error::Result;
+use crate::models::{Grad, Role};
+use crate::pipeline::embed::embed_some;
+
+/// Training questions that an index is measured on.
+const PROBES: usize = 64;
+/// Passages compared for each of them.
+const PROBE_DEPTH: usize = 10;
+/// Passages of a pool for each question, before those that several questions share.
+const POOLED: usize = 20;
+
+/// What was measured of an index and of what comes after it.
+pub(super) struct Seen {
+    pub before: f64,
+    pub after: f64,
+    /// Share of what the two find that both find.
+    pub overlap: f64,
+    /// Recall of what live vectors make of the candidates of the index before, where that is how it is searched.
+    pub reranked: Option<f64>,
+    /// What the truth was.
+    pub measured: String,
+}
+
+/// Questions as the live encoder sees them.
+struct Questions {
+    count: usize,
+    /// (count, D) row-major.
+    vectors: Vec<f32>,
+}
+
+/// Passages embedded with the live encoder, and the best of them for some questions.
+pub(super) struct Pool {
+    questions: Questions,
+    truth: Vec<Vec<u32>>,
+    pub passages: usize,
+    whole: bool,
+}
+
+type Found = Vec<Vec<u32>>;
+
+impl Trainer<'_> {
+    /// Compares what is searched now with a generation that will be, against exact search in that.
+    pub(super) fn compare_exactly(&self, new: &Generation) -> Result<Seen> {
+        let depth = PROBE_DEPTH.min(new.len());
+        let questions = self.probe_questions(PROBES)?;
+        let _span = self.ledger.span(Phase::Retrieve);
+        let truth = ordinals(new.search(&questions.vectors, depth, Search::Exact, Trust::StaleAllowed)?);
+        let fresh = self.context.fresh.as_ref().map(|fresh| fresh.borrow());
+        let old = fresh.as_ref().and_then(|fresh| fresh.view()).unwrap_or(&self.pipeline.generation);
+        let (before, after) = (self.nearest(old, &questions, depth)?, self.nearest(new, &questions, depth)?);
+        let reranked = match fresh.is_some() {
+            true => {
+                let candidates = self.nearest(old, &questions, self.following.depth.max(depth).min(new.len()))?;
+                let rows = candidates.into_iter().zip(questions.vectors.chunks_exact(new.dim()));
+                let ranked = rows.map(|(row, question)| best(question, row, depth, |one| Ok(new.vector(one)?)));
+                Some(share(&truth, &ranked.collect::<Result<Found>>()?))
+            }
+            false => None,
+        };
+        Ok(Seen {
+            before: share(&truth, &before),
+            after: share(&truth, &after),
+            overlap: share(&before, &after),
+            reranked,
+            measured: format!("exact search among the new vectors, {} training questions", questions.count),
+        })
+    }
+
+    /// Embeds up to `sample` passages that these generations find nearest to training questions.
+    pub(super) fn pool(&self, generations: &[&Generation], sample: usize) -> Result<Pool> {
+        let corpus = self.pipeline.corpus.len();
+        let questions = self.probe_questions((sample / POOLED).clamp(1, PROBES))?;
+        let whole = sample >= corpus;
+        let chosen: Vec<u32> = match whole {
+            true => (0..corpus as u32).collect(),
+            false => {
+                let _span = self.ledger.span(Phase::Retrieve);
+                let depth = (4 * sample / questions.count.max(1)).max(PROBE_DEPTH).min(corpus);
+                let lists = generations.iter().map(|generation| self.nearest(generation, &questions, depth));
+                by_rank(&lists.collect::<Result<Vec<Found>>>()?.concat(), sample)
+            }
+        };
+        let Self { pipeline, embed_settings, ledger, .. } = self;
+        let live = embed_some(&pipeline.encoder, &pipeline.corpus, &chosen, embed_settings, ledger)?;
+        let dim = pipeline.encoder.dim();
+        let _span = self.ledger.span(Phase::Retrieve);
+        let of = |one: u32| -> Result<&[f32]> {
+            let place = chosen.binary_search(&one).unwrap_or_default();
+            Ok(live.get(place * dim..(place + 1) * dim).unwrap_or_default())
+        };
+        let rows = questions.vectors.chunks_exact(dim);
+        let truth = rows.map(|question| best(question, chosen.clone(), PROBE_DEPTH, of)).collect::<Result<Found>>()?;
+        Ok(Pool { questions, truth, passages: chosen.len(), whole })
+    }
+
+    /// Compares two generations by a pool.
+    pub(super) fn compare_by(&self, pool: &Pool, old: &Generation, new: &Generation) -> Result<Seen> {
+        let _span = self.ledger.span(Phase::Retrieve);
+        let depth = PROBE_DEPTH.min(old.len());
+        let (before, after) =
+            (self.nearest(old, &pool.questions, depth)?, self.nearest(new, &pool.questions, depth)?);
+        Ok(Seen {
+            before: share(&pool.truth, &before),
+            after: share(&pool.truth, &after),
+            overlap: share(&before, &after),
+            reranked: None,
+            measured: pool.about(),
+        })
+    }
+
+    fn nearest(&self, generation: &Generation, questions: &Questions, depth: usize) -> Result<Found> {
+        Ok(ordinals(generation.search(&questions.vectors, depth, self.pipeline.search, Trust::StaleAllowed)?))
+    }
+
+    fn probe_questions(&self, most: usize) -> Result<Questions> {
+        let texts: Vec<&str> =
+            self.questions.questions.iter().take(most).map(|question| question.question.as_str()).collect();
+        let span = self.ledger.span(Phase::Embed);
+        let encoder = &self.pipeline.encoder;
+        let tokenized = encoder.tokenize(&texts, Role::Question)?;
+        let lengths: Vec<usize> = tokenized.ids.iter().map(Vec::len).collect();
+        span.tokens(lengths.iter().sum::<usize>() as u64).flops(encoder.forward_flops(&lengths));
+        let vectors = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Questions { count: texts.len(), vectors })
+    }
+}
+
+impl Pool {
+    fn about(&self) -> String {
+        let questions = self.questions.count;
+        match self.whole {
+            true => format!("all passages embedded anew, {questions} training questions"),
+            false => format!(
+                "estimated, an upper bound: the best of {} passages nearest to {questions} training questions, embedded anew",
+                self.passages
+            ),
+        }
+    }
+}
+
+fn ordinals(hits: Vec<Vec<ragtune_index::Hit>>) -> Found {
+    hits.into_iter().map(|row| row.into_iter().map(|hit| hit.ordinal).collect()).collect()
+}
+
+/// Up to `most` different passages: the first of every list, then the second of every list, and so on. Ordinals ascend.
+fn by_rank(lists: &[Vec<u32>], most: usize) -> Vec<u32> {
+    let deepest = lists.iter().map(Vec::len).max().unwrap_or_default();
+    let mut chosen = BTreeSet::new();
+    for ordinal in (0..deepest).flat_map(|rank| lists.iter().filter_map(move |list| list.get(rank))) {
+        if chosen.len() >= most {
+            break;
+        }
+        chosen.insert(*ordinal);
+    }
+    chosen.into_iter().collect()
+}
+
+/// The `depth` candidates with the highest inner products with a question; ties by ordinal.
+fn best<'v>(
+    question: &[f32],
+    candidates: Vec<u32>,
+    depth: usize,
+    vector: impl Fn(u32) -> Result<&'v [f32]>,
+) -> Result<Vec<u32>> {
+    let score = |ordinal: u32| -> Result<(f32, u32)> {
+        Ok((question.iter().zip(vector(ordinal)?).map(|(a, b)| a * b).sum(), ordinal))
+    };
+    let mut scored: Vec<(f32, u32)> = candidates.into_iter().map(score).collect::<Result<_>>()?;
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    Ok(scored.into_iter().take(depth).map(|(_, ordinal)| ordinal).collect())
+}
+
+/// The share of what the first lists hold that the second hold too, 0 to 1.
+fn share(truth: &[Vec<u32>], found: &[Vec<u32>]) -> f64 {
+    let hits: usize =
+        truth.iter().zip(found).map(|(truth, found)| truth.iter().filter(|one| found.contains(one)).count()).sum();
+    hits as f64 / truth.iter().map(Vec::len).sum::<usize>().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_filled_rank_by_rank() {
+        let lists = [vec![5, 1, 9], vec![5, 7, 8], vec![2, 1]];
+        assert_eq!(by_rank(&lists, 2), [2, 5]);
+        assert_eq!(by_rank(&lists, 3), [1, 2, 5]);
+        assert_eq!(by_rank(&lists, 99), [1, 2, 5, 7, 8, 9]);
+        assert!(by_rank(&[], 3).is_empty());
+    }
+
+    #[test]
+    fn shares_and_the_best() {
+        assert_eq!(share(&[vec![1, 2], vec![3, 4]], &[vec![2, 9], vec![4, 3]]), 0.75);
+        assert_eq!(share(&[], &[]), 0.0);
+        let vectors = [[1.0f32, 0.0], [0.0, 1.0], [0.6, 0.8], [0.6, 0.8]];
+        let vector = |one: u32| -> Result<&[f32]> { Ok(&vectors[one as usize]) };
+        assert_eq!(best(&[0.0, 1.0], vec![0, 3, 2, 1], 3, vector).unwrap(), [1, 2, 3]);
+    }
+}
