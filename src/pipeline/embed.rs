@@ -116,9 +116,13 @@ pub fn embed_some(
     let embedder = Embedder::new(encoder, settings)?;
     for window in ordinals.chunks(WINDOW as usize) {
         let passages = corpus.get(window)?;
-        vectors.extend(embedder.vectors(&passages, &mut |counts| {
-            span.add(*counts);
-        })?.vectors);
+        vectors.extend(
+            embedder
+                .vectors(&passages, &mut |counts| {
+                    span.add(*counts);
+                })?
+                .vectors,
+        );
     }
     Ok(vectors)
 }

@@ -114,8 +114,7 @@ impl Fresh {
             let _span = ledger.span(Phase::Retrieve);
             generation.search(questions, depth, pipeline.search, Trust::StaleAllowed)?
         };
-        let candidates: Vec<Vec<u32>> =
-            hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect();
+        let candidates: Vec<Vec<u32>> = hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect();
         if !self.stale {
             return Ok(candidates);
         }
@@ -255,11 +254,8 @@ mod tests {
     use crate::models::Precision;
 
     fn fresh(age: u64) -> Fresh {
-        let embed = EmbedSettings {
-            batch_tokens: 64,
-            graph: ragtune_index::GraphParams::default(),
-            precision: Precision::F32,
-        };
+        let embed =
+            EmbedSettings { batch_tokens: 64, graph: ragtune_index::GraphParams::default(), precision: Precision::F32 };
         Fresh::new(FreshSettings { depth: 4, age, embed })
     }
 

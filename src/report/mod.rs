@@ -20,8 +20,8 @@ pub use cost::{Cost, CostLine, Spread};
 pub use files::{METRICS_FILE, RECORD_FILE, append_line, keep_lines, read_lines, write_atomic, write_lines};
 pub use html::html;
 pub use record::{
-    CurvePoint, DataFile, DataRecord, EvaluationSummary, IndexRecord, ModelRecord, RefreshAction, RefreshRecord, RunRecord,
-    SCHEMA, Status, reading,
+    CurvePoint, DataFile, DataRecord, EvaluationSummary, IndexRecord, ModelRecord, RefreshAction, RefreshRecord,
+    RunRecord, SCHEMA, Status, reading,
 };
 pub use scores::{QuestionScore, RetrievedPassage};
 pub use selection::{SelectionScore, SelectionSummary};

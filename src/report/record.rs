@@ -252,7 +252,6 @@ pub struct CurvePoint {
     pub extra: BTreeMap<String, f64>,
 }
 
-
 /// The means of one evaluation. EM and F1 are means over questions with answers, the rest over questions with gold passages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationSummary {

@@ -119,7 +119,9 @@ fn solve(a: &mut [f64], b: &mut [f64], dim: usize) -> Result<()> {
             let rest = a[i * dim + j] - head.iter().zip(tail).map(|(p, q)| p * q).sum::<f64>();
             a[i * dim + j] = match i == j {
                 true if rest > 0.0 && rest.is_finite() => rest.sqrt(),
-                true => return Err(Error::new("the stale vectors do not determine a map: their products are singular")),
+                true => {
+                    return Err(Error::new("the stale vectors do not determine a map: their products are singular"));
+                }
                 false => rest / a[j * dim + j],
             };
         }

@@ -211,7 +211,8 @@ fn kept_beside(session: &Session, config: &TrainConfig, pass: f64) -> Result<f64
     let corpus = session.pipeline.corpus.len();
     let vectors = |passages: usize| 4.0 * (passages.min(corpus) * encoder.dim()) as f64;
     let ranked = config.batch_size * following.depth;
-    let live = || vectors(ranked.saturating_mul(usize::try_from(following.age).unwrap_or(usize::MAX).saturating_add(1)));
+    let live =
+        || vectors(ranked.saturating_mul(usize::try_from(following.age).unwrap_or(usize::MAX).saturating_add(1)));
     Ok(match following.policy {
         // The snapshot and its packed matrices, the vectors that are not staged yet.
         Policy::Background => encoder.params().bytes() as f64 + pass + vectors(corpus),

@@ -39,8 +39,8 @@ pub(crate) fn normalized(text: &str) -> String {
 }
 
 /// The words of a normalised text before stop words are left out and stems are cut.
-pub(crate) fn each_word(normalized: &str, mut each: impl FnMut(&str)) {
-    normalized.unicode_words().for_each(|word| each(word));
+pub(crate) fn each_word(normalized: &str, each: impl FnMut(&str)) {
+    normalized.unicode_words().for_each(each);
 }
 
 /// The stem of a word; none of a stop word.

@@ -189,12 +189,11 @@ pub(crate) use on_level;
 pub(crate) fn levels() -> Vec<Level> {
     #[cfg(target_arch = "x86_64")]
     {
-        let best = Level::best();
-        return match best {
+        match Level::best() {
             Level::Avx512 => vec![Level::Avx512, Level::Avx2, Level::Plain],
             Level::Avx2 => vec![Level::Avx2, Level::Plain],
             Level::Plain => vec![Level::Plain],
-        };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     vec![Level::Plain]

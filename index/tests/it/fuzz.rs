@@ -187,7 +187,7 @@ fn journals_of_any_content_are_taken_up_or_discarded() {
         for fragment in writer.pending() {
             writer.write(&fragment, rows(&fragment, DIM, &given)).unwrap();
         }
-        let made = writer.commit(&params(), &mut |_| {}).unwrap();
+        let made = writer.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap();
         assert!(same(made.vectors(), &given), "{context} (seed {})", target.seed);
         drop(lock);
         only_leftovers(target.path(), &context);

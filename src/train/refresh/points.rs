@@ -33,7 +33,8 @@ impl Points {
         };
         let mut parts: Vec<Part> = Vec::new();
         for written in text.split(',') {
-            let part = read(written).ok_or_else(|| wrong(format!("has a part `{written}` that is no `FROM-TO:EVERY`")))?;
+            let part =
+                read(written).ok_or_else(|| wrong(format!("has a part `{written}` that is no `FROM-TO:EVERY`")))?;
             if part.every == 0 {
                 return Err(wrong(format!("refreshes every 0 steps in `{written}`")));
             }
@@ -112,7 +113,10 @@ mod tests {
             assert_eq!(due, expected, "{points:?}");
         }
         let points = Points::parse("0-1000:500,1000-10000:1000").unwrap();
-        assert_eq!((points.interval(999), points.interval(1000), points.interval(10_000)), (Some(500), Some(1000), None));
+        assert_eq!(
+            (points.interval(999), points.interval(1000), points.interval(10_000)),
+            (Some(500), Some(1000), None)
+        );
         assert_eq!((points.shortest(), Points::default().shortest()), (Some(500), None));
     }
 

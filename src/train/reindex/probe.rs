@@ -110,8 +110,7 @@ impl Trainer<'_> {
     pub(super) fn compare_by(&self, pool: &Pool, old: &Generation, new: &Generation) -> Result<Seen> {
         let _span = self.ledger.span(Phase::Retrieve);
         let depth = PROBE_DEPTH.min(old.len());
-        let (before, after) =
-            (self.nearest(old, &pool.questions, depth)?, self.nearest(new, &pool.questions, depth)?);
+        let (before, after) = (self.nearest(old, &pool.questions, depth)?, self.nearest(new, &pool.questions, depth)?);
         Ok(Seen {
             before: share(&pool.truth, &before),
             after: share(&pool.truth, &after),
