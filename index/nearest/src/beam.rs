@@ -77,27 +77,31 @@ on_level! { fn walk(graph: &FlatGraph, space: &Space<'_>, ef: usize, scratch: &m
 /// As for [`Lanes`].
 #[inline(always)]
 unsafe fn walk_on<L: Lanes>(graph: &FlatGraph, space: &Space<'_>, ef: usize, scratch: &mut Scratch) {
+    scratch.begin(graph.nodes());
+    let Scratch { visited, pool, fresh } = scratch;
     // SAFETY: the caller promised the processor; so in all of this function.
     let mut here = unsafe { space.score::<L>(graph.entry) };
+    visited.forget();
     for layer in graph.upper.iter().rev() {
         loop {
             let before = here;
-            for node in layer.of(before.ordinal) {
-                // SAFETY: see above.
-                let hit = unsafe { space.score::<L>(*node) };
-                if hit.rank(&here).is_lt() {
-                    here = hit;
-                }
-            }
+            // What was seen before was not nearer than `here`, on whatever layer.
+            visited.first_seen(layer.of(before.ordinal), fresh);
+            // SAFETY: see above.
+            unsafe {
+                score_all::<L>(space, fresh, |hit| {
+                    if hit.rank(&here).is_lt() {
+                        here = hit
+                    }
+                })
+            };
             if here.ordinal == before.ordinal {
                 break;
             }
         }
     }
-    let Scratch { visited, pool, fresh, .. } = scratch.begin(graph.nodes());
-    let epoch = visited.epoch;
-    let marks = &mut visited.marks[..graph.nodes()];
-    marks[here.ordinal as usize] = epoch;
+    visited.forget();
+    visited.first_seen(&[here.ordinal], fresh);
     pool.push(Key::new(here));
     // Everything in the pool before the cursor has been visited.
     let mut cursor = 0;
@@ -107,46 +111,50 @@ unsafe fn walk_on<L: Lanes>(graph: &FlatGraph, space: &Space<'_>, ef: usize, scr
             continue;
         }
         let node = pool[cursor].visit();
-        let row = graph.base.row(node);
-        if fresh.len() < row.len() + 4 {
-            fresh.resize(row.len() + 4, 0);
-        }
-        let mut count = 0;
-        for link in row {
-            fresh[count] = *link;
-            let mark = &mut marks[*link as usize];
-            count += usize::from(*mark != epoch);
-            *mark = epoch;
-        }
+        visited.first_seen(graph.base.row(node), fresh);
         // What will probably be visited next.
         if let Some(next) = pool.get(cursor + 1) {
             // SAFETY: see above; the addresses are inside the row.
-            unsafe { prefetch::<L, u32>(graph.base.row(next.hit().ordinal)) };
+            unsafe { prefetch::<L, u32>(graph.base.row(next.ordinal())) };
         }
-        // Whole groups of four: the last is filled up with its own last.
-        let last = fresh[count.max(1) - 1];
-        fresh[count..count + 3].fill(last);
-        for ordinal in &fresh[..count.min(4)] {
+        let offer = |hit: Hit| {
+            let key = Key::new(hit);
+            if pool.len() < ef || pool[ef - 1] > key {
+                cursor = cursor.min(insert(pool, ef, key));
+            }
+        };
+        // SAFETY: see above.
+        unsafe { score_all::<L>(space, fresh, offer) };
+    }
+}
+
+/// Scores passages, four at a time, while the vectors of the next four are on their way.
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn score_all<L: Lanes>(space: &Space<'_>, ordinals: &[u32], mut each: impl FnMut(Hit)) {
+    for ordinal in &ordinals[..ordinals.len().min(4)] {
+        // SAFETY: the caller promised the processor; so in all of this function.
+        unsafe { prefetch_row::<L>(space, *ordinal) };
+    }
+    let mut rest = ordinals;
+    while let Some(last) = rest.last() {
+        for ordinal in rest.iter().skip(4).take(4) {
             // SAFETY: see above.
             unsafe { prefetch_row::<L>(space, *ordinal) };
         }
-        for start in (0..count).step_by(4) {
-            for ordinal in &fresh[(start + 4).min(count)..(start + 8).min(count)] {
-                // SAFETY: see above.
-                unsafe { prefetch_row::<L>(space, *ordinal) };
-            }
-            let four = [fresh[start], fresh[start + 1], fresh[start + 2], fresh[start + 3]];
-            let rows = [space.row(four[0]), space.row(four[1]), space.row(four[2]), space.row(four[3])];
-            // SAFETY: see above; rows and question have `dim` numbers.
-            let scores = unsafe { L::four(space.question.as_ptr(), rows, space.dim) };
-            for at in 0..(count - start).min(4) {
-                let key = Key::new(Hit { ordinal: four[at], score: scores[at] });
-                if pool.len() == ef && pool[ef - 1] <= key {
-                    continue;
-                }
-                cursor = cursor.min(insert(pool, ef, key));
-            }
+        // The last group is filled up with its own last.
+        let mut four = [*last; 4];
+        let taken = rest.len().min(4);
+        four[..taken].copy_from_slice(&rest[..taken]);
+        let rows = [space.row(four[0]), space.row(four[1]), space.row(four[2]), space.row(four[3])];
+        // SAFETY: see above; rows and question have `dim` numbers.
+        let scores = unsafe { L::four(space.question.as_ptr(), rows, space.dim) };
+        for at in 0..taken {
+            each(Hit { ordinal: four[at], score: scores[at] });
         }
+        rest = &rest[taken..];
     }
 }
 
@@ -200,7 +208,7 @@ impl Key {
     fn hit(self) -> Hit {
         let ascending = !((self.0 >> 32) as u32);
         let sign = if ascending >> 31 == 1 { 1 << 31 } else { u32::MAX };
-        Hit { ordinal: (self.0 as u32) >> 1, score: f32::from_bits(ascending ^ sign) }
+        Hit { ordinal: self.ordinal(), score: f32::from_bits(ascending ^ sign) }
     }
 
     #[inline(always)]
@@ -208,11 +216,16 @@ impl Key {
         self.0 & 1 == 1
     }
 
+    #[inline(always)]
+    fn ordinal(self) -> u32 {
+        (self.0 as u32) >> 1
+    }
+
     /// Marks it, and says which passage it is.
     #[inline(always)]
     fn visit(&mut self) -> u32 {
         self.0 |= 1;
-        (self.0 as u32) >> 1
+        self.ordinal()
     }
 }
 
@@ -224,7 +237,7 @@ struct Scratch {
     fresh: Vec<u32>,
 }
 
-/// `marks[i] == epoch`: passage `i` was seen in this search. They are cleared once in 65 535 searches.
+/// `marks[i] == epoch`: passage `i` was seen. The marks are cleared once in 65 535 times that they are forgotten.
 #[derive(Default)]
 struct Visited {
     marks: Vec<u16>,
@@ -232,18 +245,37 @@ struct Visited {
 }
 
 impl Scratch {
-    fn begin(&mut self, nodes: usize) -> &mut Self {
+    fn begin(&mut self, nodes: usize) {
         self.pool.clear();
-        let Visited { marks, epoch } = &mut self.visited;
-        if *epoch == u16::MAX {
-            marks.fill(0);
-            *epoch = 0;
+        if self.visited.marks.len() < nodes {
+            self.visited.marks.resize(nodes, 0);
         }
-        *epoch += 1;
-        if marks.len() < nodes {
-            marks.resize(nodes, 0);
+    }
+}
+
+impl Visited {
+    /// Nothing was seen.
+    fn forget(&mut self) {
+        if self.epoch == u16::MAX {
+            self.marks.fill(0);
+            self.epoch = 0;
         }
-        self
+        self.epoch += 1;
+    }
+
+    /// Those of `ordinals` that were not seen before, which they are from now on.
+    #[inline(always)]
+    fn first_seen(&mut self, ordinals: &[u32], fresh: &mut Vec<u32>) {
+        fresh.resize(ordinals.len(), 0);
+        let mut count = 0;
+        // Without a branch on what cannot be foretold: each is written, and kept by moving on.
+        for ordinal in ordinals {
+            fresh[count] = *ordinal;
+            let mark = &mut self.marks[*ordinal as usize];
+            count += usize::from(*mark != self.epoch);
+            *mark = self.epoch;
+        }
+        fresh.truncate(count);
     }
 }
 
@@ -316,10 +348,12 @@ mod tests {
     #[test]
     fn marks_last_beyond_the_last_epoch() {
         let mut scratch = Scratch::default();
-        for search in 0..2 * usize::from(u16::MAX) + 3 {
-            let Scratch { visited, .. } = scratch.begin(2);
-            assert!(visited.marks.iter().all(|mark| *mark != visited.epoch), "search {search}");
-            visited.marks[search % 2] = visited.epoch;
+        scratch.begin(2);
+        let mut fresh = Vec::new();
+        for search in 0..2 * u32::from(u16::MAX) + 3 {
+            scratch.visited.forget();
+            scratch.visited.first_seen(&[search % 2, 0, 1, 1], &mut fresh);
+            assert_eq!(fresh, [search % 2, 1 - search % 2]);
         }
     }
 }

@@ -11,4 +11,6 @@ mod lexical;
 mod memory;
 mod power;
 mod resume;
+mod reuse;
 mod rot;
+mod views;
