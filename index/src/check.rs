@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::corpus::{Corpus, DAMAGED};
-use crate::create::{TEXTS, Texts, leftovers};
+use crate::corpus::Corpus;
+use crate::create::leftovers;
 use crate::durable::{digest, entries, name};
 use crate::error::Result;
 use crate::generation::{load_vectors, read_graph};
 use crate::journal;
 use crate::lexical::{self, LEXICAL};
-use crate::manifest::{CURRENT, GENERATIONS, GRAPH, UNFINISHED, sidecar_name, sidecars};
-use crate::sealed;
+use crate::manifest::{CURRENT, GENERATIONS, GRAPH, UNFINISHED, sidecars};
+use crate::mend::tables;
 use crate::survey::{self, Known};
 use crate::table::DATASET;
+use crate::texts::{TEXTS, Texts, needed};
+use crate::torn::DAMAGED;
 
 /// How bad a defect is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -67,8 +69,9 @@ pub fn check(dir: &Path) -> Result<Vec<Defect>> {
             return Ok(found);
         }
     };
+    let mut seen = BTreeSet::new();
     for known in &known {
-        check_generation(&corpus, known, &mut found);
+        check_generation(&corpus, known, &mut seen, &mut found);
     }
     check_current(&corpus, &known, &mut found);
     if let Some(what) = lexical::defect(&corpus)? {
@@ -96,7 +99,7 @@ pub(crate) fn leftover_files(corpus: &Corpus, known: &[Known], spared: &BTreeSet
             add(path, "a file that a killed process was writing");
         }
     }
-    let names: BTreeSet<String> = known.iter().map(|known| sidecar_name(known.number, &known.files)).collect();
+    let names: BTreeSet<String> = known.iter().map(Known::sidecar_name).collect();
     for sidecar in sidecars(corpus.dir())? {
         if !names.contains(name(&sidecar)) {
             add(&sidecar, "the sidecar of a generation that the dataset does not hold");
@@ -139,57 +142,78 @@ pub(crate) fn resumable(corpus: &Corpus) -> Result<BTreeSet<String>> {
 }
 
 fn check_texts(corpus: &Corpus, found: &mut Vec<Defect>) -> Result<()> {
-    let texts: Texts = match sealed::read(&corpus.dir().join(TEXTS)) {
-        Ok(texts) => texts,
+    let texts = match Texts::read(corpus.dir()) {
+        Ok(texts) if texts.uuid == corpus.uuid() => texts,
+        Ok(_) => {
+            found.push(defect(DefectKind::Derived, TEXTS, "it describes another index", BY_MEND));
+            return Ok(());
+        }
         Err(error) => {
             let what = format!("{}; the texts cannot be verified", error.in_full());
             found.push(defect(DefectKind::Derived, TEXTS, what, BY_MEND));
             return Ok(());
         }
     };
-    let names = corpus.table().text_files()?;
-    if texts.uuid != corpus.uuid() || !texts.files.iter().map(|text| &text.file).eq(&names) {
-        found.push(defect(DefectKind::Derived, TEXTS, "it describes another index", BY_MEND));
-        return Ok(());
+    let tables = match tables(corpus) {
+        Ok(tables) => tables,
+        // Said of the generations.
+        Err(_) => vec![corpus.table().latest()?],
+    };
+    if let Some(file) = texts.missing(&tables)?.first() {
+        found.push(defect(DefectKind::Derived, TEXTS, format!("it does not tell of `{file}`"), BY_MEND));
     }
-    for text in texts.files {
-        if let Some(what) = changed(&corpus.table().data_dir().join(&text.file), text.bytes, &text.blake3) {
-            found.push(defect(DefectKind::Damage, data_file(&text.file), what, BY_RESTORING));
+    let (needed, table) = (needed(&tables)?, corpus.table());
+    let places = [("data", table.data_dir(), texts.files), ("_deletions", table.deletions_dir(), texts.deletions)];
+    for (place, dir, files) in places {
+        // Of files that no version needs any more, or needs yet, nothing is expected.
+        for file in files.iter().filter(|file| needed.contains(&file.file)) {
+            if let Some(what) = changed(&dir.join(&file.file), file.bytes, &file.blake3) {
+                found.push(defect(DefectKind::Damage, format!("{DATASET}/{place}/{}", file.file), what, BY_RESTORING));
+            }
         }
     }
     Ok(())
 }
 
-fn check_generation(corpus: &Corpus, known: &Known, found: &mut Vec<Defect>) {
-    let place = format!("{GENERATIONS}/{}", sidecar_name(known.number, &known.files));
+/// `seen` are files that an earlier state shares: they are not looked at again.
+fn check_generation(corpus: &Corpus, known: &Known, seen: &mut BTreeSet<String>, found: &mut Vec<Defect>) {
+    let place = format!("{GENERATIONS}/{}", known.sidecar_name());
+    let first = seen.insert(place.clone());
     let before = found.len();
     match &known.manifest {
-        Err(what) => {
+        Err(what) if first => {
             let what = format!("generation {} has no usable graph: {what}", known.number);
             found.push(defect(DefectKind::Derived, place, what, BY_MEND));
         }
+        Err(_) => {}
         Ok(manifest) => {
             for file in &manifest.vectors {
-                if let Some(what) = changed(&known.table.data_dir().join(&file.file), file.bytes, &file.blake3) {
+                if seen.insert(file.file.clone())
+                    && let Some(what) = changed(&known.table.data_dir().join(&file.file), file.bytes, &file.blake3)
+                {
                     found.push(defect(DefectKind::Damage, data_file(&file.file), what, EMBED_AGAIN));
                 }
             }
             let sidecar = corpus.dir().join(&place);
-            if let Err(what) = read_graph(&sidecar, manifest.len as usize, &manifest.graph_blake3) {
+            if first && let Err(what) = read_graph(&sidecar, manifest.len as usize, &manifest.graph_blake3) {
                 found.push(defect(DefectKind::Derived, format!("{place}/{GRAPH}"), what, BY_MEND));
+            }
+            if !known.described() {
+                let what = format!("it does not tell of passages appended to generation {}", known.number);
+                found.push(defect(DefectKind::Derived, place, what, BY_MEND));
             }
         }
     }
     let damaged = found[before..].iter().any(|defect| defect.kind == DefectKind::Damage);
-    if !damaged && let Err(error) = check_vectors(corpus, known) {
+    if !damaged && let Err(error) = check_vectors(known) {
         found.push(defect(DefectKind::Damage, DATASET, error.in_full(), EMBED_AGAIN));
     }
 }
 
 const EMBED_AGAIN: &str = "restore the index from a copy, or embed the corpus again into a new one";
 
-fn check_vectors(corpus: &Corpus, known: &Known) -> Result<()> {
-    load_vectors(known, corpus.len())?;
+fn check_vectors(known: &Known) -> Result<()> {
+    load_vectors(known, known.rows.len())?;
     let number = known.table.generation_number()?;
     match number == known.number {
         true => Ok(()),
@@ -200,7 +224,7 @@ fn check_vectors(corpus: &Corpus, known: &Known) -> Result<()> {
 fn check_current(corpus: &Corpus, known: &[Known], found: &mut Vec<Defect>) {
     let Some(newest) = known.last() else { return };
     let file = format!("{GENERATIONS}/{CURRENT}");
-    let expected = sidecar_name(newest.number, &newest.files);
+    let expected = newest.sidecar_name();
     let what = match std::fs::read(corpus.dir().join(&file)) {
         Ok(content) if content == format!("{expected}\n").as_bytes() => return,
         Ok(_) => format!("it does not name the newest generation, `{expected}`"),

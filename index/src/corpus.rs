@@ -1,4 +1,6 @@
 //! The corpus: passages in their order, and the generations that embed them.
+//!
+//! What is added, deleted, compacted and rolled back lies in files of those names.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,41 +9,36 @@ use std::sync::OnceLock;
 use ragtune_nearest::GraphParams;
 
 use crate::create::{self, CreateOptions, FORMAT_KEY, SOURCE_KEY, UUID_KEY};
-use crate::durable::{name, sync_dir};
 use crate::error::{Cause, Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::generation::Generation;
+use crate::ids::Ids;
 use crate::lock::WriterLock;
 use crate::mend;
 use crate::passage::{Fragment, Passage, Source};
 use crate::publish::CommitStage;
 use crate::sealed::FORMAT;
 use crate::stats::{self, Stats};
-use crate::survey::{self, GenerationInfo, Known};
-use crate::table::{DATASET, Table};
+use crate::survey::{self, Known};
+use crate::table::{DATASET, Rows, Table};
+use crate::torn::set_torn_manifest_aside;
 use crate::writer::GenerationWriter;
 
-/// Name of the directory for damaged files that were set aside.
-pub(crate) const DAMAGED: &str = "damaged";
-
-/// An index directory, open for reading; writing needs its [`WriterLock`] besides. The passages never change after creation.
+/// An index directory, open for reading; writing needs its [`WriterLock`] besides.
+///
+/// The passages are those of the moment it was opened, whatever anybody appends, deletes or compacts meanwhile: ordinals that a
+/// [`Generation`](crate::Generation) of it returns always name the same passages here. Opening again shows what is new. Where so much was
+/// compacted and collected since that files are gone, reading says [`Error::Changed`].
 #[derive(Debug)]
 pub struct Corpus {
     dir: PathBuf,
     table: Table,
     source: Source,
     uuid: String,
-    fragments: Vec<Fragment>,
-    len: usize,
+    rows: Rows,
+    /// Ordinals of deleted passages, ascending.
+    deleted: Vec<u32>,
     ids: OnceLock<Ids>,
     notices: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Ids {
-    of: Vec<String>,
-    /// Ordinals in the order of their ids.
-    sorted: Vec<u32>,
 }
 
 impl Corpus {
@@ -59,7 +56,8 @@ impl Corpus {
         create::create(dir, source, &mut passages.map(|passage| passage.map_err(Into::into)), options)
     }
 
-    /// Opens an index. Needs no lock, and sees what is newest at each call of [`current`](Self::current) and the like.
+    /// Opens an index with the passages it has now. Needs no lock. Generations that are committed later over these very
+    /// passages are seen at each call of [`current`](Self::current) and the like.
     ///
     /// The one thing that is written: where a power cut left the newest manifest of the dataset half-written, it is set aside
     /// in `damaged/`, which loses that commit and nothing else; [`notices`](Self::notices) says so.
@@ -73,6 +71,20 @@ impl Corpus {
         }
         let notices = set_torn_manifest_aside(&dir)?;
         let table = Table::open(&dir)?;
+        Self::of_table(dir, table, notices)
+    }
+
+    /// The same index with the passages it has now.
+    pub fn reopen(&self) -> Result<Corpus> {
+        Self::open(&self.dir)
+    }
+
+    /// The same index with the passages it had at a version.
+    pub(crate) fn at(&self, table: Table) -> Result<Corpus> {
+        Self::of_table(self.dir.clone(), table, Vec::new())
+    }
+
+    fn of_table(dir: PathBuf, table: Table, notices: Vec<String>) -> Result<Corpus> {
         let setting = |key: &str| table.config().get(key).cloned();
         let foreign = |why: &str| Error::NoIndex { dir: dir.clone(), why: why.into() };
         let format = setting(FORMAT_KEY).ok_or_else(|| foreign("its dataset was not written by ragtune"))?;
@@ -82,9 +94,8 @@ impl Corpus {
         let uuid = setting(UUID_KEY).ok_or_else(|| foreign("its dataset has no identity"))?;
         let source = setting(SOURCE_KEY).and_then(|source| serde_json::from_str(&source).ok());
         let source = source.ok_or_else(|| foreign("its dataset does not say where it came from"))?;
-        let fragments = table.fragments()?;
-        let len = fragments.iter().map(|fragment| fragment.rows as usize).sum();
-        Ok(Corpus { dir, table, source, uuid, fragments, len, ids: OnceLock::new(), notices })
+        let (rows, deleted) = (table.rows()?, table.deleted()?);
+        Ok(Corpus { dir, table, source, uuid, rows, deleted, ids: OnceLock::new(), notices })
     }
 
     /// The file the passages came from.
@@ -92,14 +103,29 @@ impl Corpus {
         &self.source
     }
 
-    /// Number of passages.
+    /// Number of ordinals: passages, deleted ones included until a compaction. Every vector of a generation has one.
     pub fn len(&self) -> usize {
-        self.len
+        self.rows.len()
     }
 
-    /// Never true: an index of nothing cannot be created.
+    /// Number of passages that are there: not deleted.
+    pub fn passages(&self) -> usize {
+        self.len() - self.deleted.len()
+    }
+
+    /// Whether the passage at this ordinal was deleted.
+    pub fn is_deleted(&self, ordinal: u32) -> bool {
+        self.deleted.binary_search(&ordinal).is_ok()
+    }
+
+    /// Ordinals of the deleted passages, ascending.
+    pub fn deleted(&self) -> &[u32] {
+        &self.deleted
+    }
+
+    /// Never true: an index of nothing cannot be created, and the last passage cannot be deleted.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.passages() == 0
     }
 
     /// The identity of this index: 32 hex digits, another for every creation.
@@ -117,35 +143,41 @@ impl Corpus {
         &self.notices
     }
 
-    /// The ids of all passages in the order of ordinals. Read on first use, then kept.
+    /// The ids of all passages by ordinal; that of a deleted passage is empty. Read on first use, then kept.
     pub fn ids(&self) -> Result<&[String]> {
         Ok(&self.load_ids()?.of)
     }
 
-    /// The position of the passage with this id, if there is one.
+    /// The ordinal of the passage with this id, if there is one that is not deleted.
     pub fn ordinal(&self, id: &str) -> Result<Option<u32>> {
-        let ids = self.load_ids()?;
-        let found = ids.sorted.binary_search_by(|ordinal| ids.of[*ordinal as usize].as_str().cmp(id));
-        Ok(found.ok().map(|at| ids.sorted[at]))
+        Ok(self.load_ids()?.ordinal(id))
     }
 
-    /// The passages at these positions, in the order asked; positions may repeat.
+    /// The passages at these ordinals, in the order asked; they may repeat. Deleted ones are read, more slowly, as long as their
+    /// rows are there, which is as long as they have ordinals.
     pub fn get(&self, ordinals: &[u32]) -> Result<Vec<Passage>> {
-        if let Some(ordinal) = ordinals.iter().find(|ordinal| **ordinal as usize >= self.len) {
-            let what = format!("there is no passage `{ordinal}`, the corpus holds {}", self.len);
+        if let Some(ordinal) = ordinals.iter().find(|ordinal| **ordinal as usize >= self.len()) {
+            let what = format!("there is no passage `{ordinal}`, the corpus holds {}", self.len());
             return Err(Error::NotThere { what });
         }
-        self.table.passages(ordinals)
+        let is_live = |ordinal: &u32| !self.is_deleted(*ordinal);
+        let live: Vec<u32> = ordinals.iter().copied().filter(is_live).collect();
+        let mut read = self.table.passages(&live).map_err(|error| self.or_changed(error))?.into_iter();
+        let passages = ordinals.iter().map(|ordinal| match is_live(ordinal) {
+            true => read.next().ok_or_else(|| Error::NotThere { what: format!("passage `{ordinal}` was not read") }),
+            false => self.table.row(*ordinal).map_err(|error| self.or_changed(error)),
+        });
+        passages.collect()
     }
 
-    /// All fragments in the order of their passages.
+    /// All fragments in the order of their passages; their rows include deleted ones.
     pub fn fragments(&self) -> Vec<Fragment> {
-        self.fragments.clone()
+        self.rows.fragments.clone()
     }
 
-    /// Consecutive passages of one fragment; `range` counts within it.
+    /// Consecutive passages of one fragment, deleted ones included; `range` counts within it.
     pub fn read(&self, fragment: &Fragment, range: Range<u32>) -> Result<Vec<Passage>> {
-        if !self.fragments.contains(fragment) || range.start > range.end || range.end > fragment.rows {
+        if !self.rows.fragments.contains(fragment) || range.start > range.end || range.end > fragment.rows {
             let what = format!(
                 "there are no passages {}..{} in fragment {} of {} passages",
                 range.start, range.end, fragment.id, fragment.rows
@@ -155,45 +187,7 @@ impl Corpus {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        self.table.read(fragment, range)
-    }
-
-    /// The newest generation, loaded; `None` before the first.
-    pub fn current(&self) -> Result<Option<Generation>> {
-        let known = survey::newest(&self.dir, &self.uuid, &self.table.latest()?)?;
-        known.map(|known| self.load(&known)).transpose()
-    }
-
-    /// All retained generations, ascending by number; the last is the newest.
-    pub fn generations(&self) -> Result<Vec<GenerationInfo>> {
-        let tags: Vec<_> = self.table.tags()?.iter().filter_map(|(tag, _)| survey::owner_of(tag)).collect();
-        let known = self.survey()?;
-        let newest = known.last().map(|known| known.number);
-        let infos = known.into_iter().map(|known| GenerationInfo {
-            dataset_version: known.table.version(),
-            dim: known.dim,
-            current: Some(known.number) == newest,
-            protected_by: tags.iter().filter(|tag| tag.1 == known.number).map(|tag| tag.0.clone()).collect(),
-            graph: known.manifest.ok().map(|manifest| manifest.graph),
-            number: known.number,
-            fingerprint: known.fingerprint,
-        });
-        Ok(infos.collect())
-    }
-
-    /// One retained generation, loaded: older ones stay readable as they were.
-    pub fn generation(&self, number: u32) -> Result<Generation> {
-        let known = self.survey()?;
-        match known.iter().find(|known| known.number == number) {
-            Some(known) => self.load(known),
-            None => Err(Error::NoGeneration { number, retained: known.iter().map(|known| known.number).collect() }),
-        }
-    }
-
-    /// The newest retained generation that this encoder embedded, loaded.
-    pub fn generation_for(&self, by: &Fingerprint) -> Result<Option<Generation>> {
-        let known = self.survey()?;
-        known.iter().rev().find(|known| known.fingerprint == *by).map(|known| self.load(known)).transpose()
+        self.table.read(fragment, range).map_err(|error| self.or_changed(error))
     }
 
     /// Takes the right to write. `owner` is for the message that the next one gets who tries.
@@ -208,31 +202,6 @@ impl Corpus {
     /// dimension.
     pub fn begin<'a>(&'a self, lock: &'a WriterLock, by: &Fingerprint, dim: usize) -> Result<GenerationWriter<'a>> {
         GenerationWriter::begin(self, lock, by, dim)
-    }
-
-    /// Keeps a generation from being removed until [`unprotect`](Self::unprotect); repeating it changes nothing.
-    pub fn protect(&self, lock: &WriterLock, number: u32, owner: &str) -> Result<()> {
-        lock.must_be_for(&self.dir)?;
-        let known = self.survey()?;
-        let Some(found) = known.iter().find(|known| known.number == number) else {
-            return Err(Error::NoGeneration { number, retained: known.iter().map(|known| known.number).collect() });
-        };
-        let tag = survey::tag_of(owner, number);
-        match self.table.tags()?.iter().any(|(present, _)| *present == tag) {
-            true => Ok(()),
-            false => self.table.tag(&tag, found.table.version()),
-        }
-    }
-
-    /// Gives up a protection; the generation goes with the next commit unless something else keeps it. One that is not there
-    /// is no error.
-    pub fn unprotect(&self, lock: &WriterLock, number: u32, owner: &str) -> Result<()> {
-        lock.must_be_for(&self.dir)?;
-        let tag = survey::tag_of(owner, number);
-        match self.table.tags()?.iter().any(|(present, _)| *present == tag) {
-            true => self.table.untag(&tag),
-            false => Ok(()),
-        }
     }
 
     /// Repairs everything that can be: rebuilds missing or damaged graphs from the vectors, removes what killed processes
@@ -252,6 +221,10 @@ impl Corpus {
         stats::stats(self)
     }
 
+    pub(crate) fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
     pub(crate) fn table(&self) -> &Table {
         &self.table
     }
@@ -261,45 +234,28 @@ impl Corpus {
         survey::all(&self.dir, &self.uuid, &self.table.latest()?)
     }
 
-    fn load(&self, known: &Known) -> Result<Generation> {
-        Generation::load(known, self.len)
+    /// Whether a version has the passages of this corpus, in the same fragments.
+    pub(crate) fn sees(&self, table: &Table) -> Result<bool> {
+        Ok(table.rows()? == self.rows)
+    }
+
+    /// That the index has other passages than this corpus, where one of them was needed.
+    pub(crate) fn changed(&self) -> Error {
+        Error::Changed { dir: self.dir.clone() }
+    }
+
+    /// What to say of a failed read: that files are gone, if that is why.
+    fn or_changed(&self, error: Error) -> Error {
+        if self.table.complete() { error } else { self.changed() }
     }
 
     fn load_ids(&self) -> Result<&Ids> {
         if let Some(ids) = self.ids.get() {
             return Ok(ids);
         }
-        let of = self.table.ids()?;
-        if of.len() != self.len {
-            let what = format!("{} ids were found for {} passages", of.len(), self.len);
-            return Err(Error::corrupt(self.dir.join(DATASET), what));
-        }
-        let mut sorted: Vec<u32> = (0..self.len as u32).collect();
-        sorted.sort_by(|a, b| of[*a as usize].cmp(&of[*b as usize]));
-        Ok(self.ids.get_or_init(|| Ids { of, sorted }))
+        let ids = Ids::load(&self.table, self.len(), &self.deleted).map_err(|error| self.or_changed(error))?;
+        Ok(self.ids.get_or_init(|| ids))
     }
-}
-
-fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
-    let mut notices = Vec::new();
-    if Table::torn_manifest(dir)?.is_none() {
-        return Ok(notices);
-    }
-    // Under the lock, so that two who open at once do not both do it; looked for again, since the other may have done it.
-    let _lock = WriterLock::take(dir, "mending a torn manifest")?;
-    while let Some(torn) = Table::torn_manifest(dir)? {
-        let aside = dir.join(DAMAGED);
-        std::fs::create_dir_all(&aside).map_err(Error::io("creating", &aside))?;
-        let target = aside.join(name(&torn));
-        std::fs::rename(&torn, &target).map_err(Error::io("renaming to", &target))?;
-        sync_dir(&aside)?;
-        sync_dir(torn.parent().unwrap_or(dir))?;
-        notices.push(format!(
-            "the newest manifest was half-written and was set aside as `{DAMAGED}/{}`: the last commit before a power cut is lost",
-            name(&torn)
-        ));
-    }
-    Ok(notices)
 }
 
 #[cfg(test)]

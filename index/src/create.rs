@@ -3,23 +3,20 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use crate::corpus::Corpus;
-use crate::durable::{digest, entries, name, remove, sync_dir, sync_tree};
+use crate::durable::{entries, name, remove, sync_dir, sync_tree};
 use crate::error::{Cause, Error, Result};
 use crate::lock::WriterLock;
 use crate::manifest::GENERATIONS;
 use crate::passage::{Passage, Source};
-use crate::sealed::{self, FORMAT};
-use crate::table::{self, DATASET, Table};
+use crate::sealed::FORMAT;
+use crate::table::{self, DATASET};
+use crate::texts::{Texts, digests};
 
 /// Names of the dataset's settings.
 pub(crate) const FORMAT_KEY: &str = "ragtune.format";
 pub(crate) const UUID_KEY: &str = "ragtune.uuid";
 pub(crate) const SOURCE_KEY: &str = "ragtune.source";
-/// Name of the file with the checksums of the texts.
-pub(crate) const TEXTS: &str = "texts.json";
 /// How the directory of an index in the making begins.
 pub(crate) const CREATING: &str = ".creating-";
 
@@ -35,21 +32,6 @@ impl Default for CreateOptions {
     fn default() -> Self {
         Self { rows_per_fragment: 4096 }
     }
-}
-
-/// A file of texts as it was written: what `check` compares with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TextFile {
-    pub(crate) file: String,
-    pub(crate) bytes: u64,
-    pub(crate) blake3: String,
-}
-
-/// Content of [`TEXTS`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Texts {
-    pub(crate) uuid: String,
-    pub(crate) files: Vec<TextFile>,
 }
 
 /// See [`Corpus::create`]. The passages come as a trait object, so that callers with their own iterators do not each compile
@@ -74,7 +56,7 @@ pub(crate) fn create(
     if dir.join(DATASET).exists() {
         return Err(Error::Exists { dir });
     }
-    let mut passages = checked(passages).peekable();
+    let mut passages = checked(passages, HashSet::new()).peekable();
     if passages.peek().is_none() {
         return Err(Error::Empty { name: source.name.clone() });
     }
@@ -113,7 +95,7 @@ fn write(
     ])?;
     sync_tree(making)?;
     // The checksums may be there before the dataset: without it they mean nothing.
-    sealed::write(&dir.join(TEXTS), &Texts { uuid, files: text_files(&table, files)? })?;
+    Texts { uuid, files: digests(&table.data_dir(), files)?, deletions: Vec::new() }.write(dir)?;
     let generations = dir.join(GENERATIONS);
     std::fs::create_dir_all(&generations).map_err(Error::io("creating", &generations))?;
     let target = dir.join(DATASET);
@@ -121,29 +103,27 @@ fn write(
     sync_dir(dir)
 }
 
-pub(crate) fn text_files(table: &Table, files: Vec<String>) -> Result<Vec<TextFile>> {
-    let data = table.data_dir();
-    let files = files.into_iter().map(|file| {
-        let (bytes, blake3) = digest(&data.join(&file))?;
-        Ok(TextFile { file, bytes, blake3 })
-    });
-    files.collect()
+/// What is remembered of an id that was seen.
+pub(crate) fn key_of(id: &str) -> [u8; 16] {
+    let mut key = [0; 16];
+    key.copy_from_slice(&blake3::hash(id.as_bytes()).as_bytes()[..16]);
+    key
 }
 
-/// The passages with their ids checked: 16 bytes are remembered for each.
-fn checked(passages: &mut dyn Iterator<Item = Result<Passage, Cause>>) -> impl Iterator<Item = Result<Passage>> {
-    let mut seen: HashSet<[u8; 16]> = HashSet::new();
+/// The passages with their ids checked against those `seen` and against each other: 16 bytes are remembered for each.
+pub(crate) fn checked(
+    passages: &mut dyn Iterator<Item = Result<Passage, Cause>>,
+    mut seen: HashSet<[u8; 16]>,
+) -> impl Iterator<Item = Result<Passage>> {
     passages.zip(1u64..).map(move |(passage, at)| {
         let passage = passage.map_err(Error::Passages)?;
         if passage.id.trim().is_empty() {
             return Err(Error::BadId { at, what: "has an empty id".into() });
         }
-        if at > u64::from(u32::MAX) {
+        if seen.len() as u64 >= u64::from(u32::MAX) {
             return Err(Error::BadId { at, what: "is one more than an index can hold".into() });
         }
-        let mut key = [0; 16];
-        key.copy_from_slice(&blake3::hash(passage.id.as_bytes()).as_bytes()[..16]);
-        if !seen.insert(key) {
+        if !seen.insert(key_of(&passage.id)) {
             let what = format!("has the id `{}`, which an earlier passage has too", passage.id);
             return Err(Error::BadId { at, what });
         }

@@ -60,6 +60,50 @@ pub enum Error {
     /// The iterator of passages failed; the cause is its own error.
     #[error("reading the corpus failed")]
     Passages(#[source] Cause),
+    /// The function that was to embed new passages failed; the cause is its own error.
+    #[error("embedding the new passages failed")]
+    Embedding(#[source] Cause),
+    /// Ids that no passage has.
+    #[error("{} of the {asked} ids are those of no passage: {}", unknown.len(), some(unknown))]
+    UnknownIds {
+        /// How many ids were given.
+        asked: usize,
+        /// Those that no passage has.
+        unknown: Vec<String>,
+    },
+    /// Every passage was to be deleted.
+    #[error("all {passages} passages were to be deleted, at least one must stay")]
+    Last {
+        /// How many there are.
+        passages: usize,
+    },
+    /// The index has passages but no generation yet.
+    #[error("the index `{}` holds passages but no vectors", dir.display())]
+    NoVectors {
+        /// The index.
+        dir: PathBuf,
+    },
+    /// The passages are others than those this corpus was opened with.
+    #[error("the passages of the index `{}` were changed by another program since it was opened", dir.display())]
+    Changed {
+        /// The index.
+        dir: PathBuf,
+    },
+    /// A generation that embeds other passages than the corpus has.
+    #[error("generation {number} embeds other passages than the index has now")]
+    OtherPassages {
+        /// The generation.
+        number: u32,
+    },
+    /// A condition that cannot be understood.
+    #[error("`{condition}` is no condition on passages")]
+    Condition {
+        /// The condition.
+        condition: String,
+        /// What the storage library said.
+        #[source]
+        source: Cause,
+    },
     /// Another process (or another handle of this one) writes to the index.
     #[error("the index `{}` is being written by `{owner}` (process {pid})", dir.display())]
     Locked {
@@ -147,6 +191,22 @@ pub enum Error {
         /// The generations there are.
         retained: Vec<u32>,
     },
+    /// A state of the index that is not retained.
+    #[error("version {version} is no state of the index, it holds {}", list(retained))]
+    NoVersion {
+        /// The version asked for.
+        version: u64,
+        /// The versions there are.
+        retained: Vec<u64>,
+    },
+    /// Going back to what is the newest already.
+    #[error("generation {number} (version {version}) is the newest already")]
+    Newest {
+        /// The generation.
+        number: u32,
+        /// Its version of the dataset.
+        version: u64,
+    },
     /// `commit` before every fragment was written.
     #[error("generation {number} misses the vectors of {pending} of {fragments} fragments")]
     Incomplete {
@@ -203,6 +263,19 @@ impl Error {
             Error::Format { .. } => "use the version of ragtune that wrote it, or a newer one".into(),
             Error::Empty { .. } => "look at it with `ragtune data check FILE`".into(),
             Error::BadId { .. } => "give every passage its own id; `ragtune data check FILE` lists them".into(),
+            Error::UnknownIds { .. } => {
+                "nothing was changed; leave these ids out: deleted passages have none either".into()
+            }
+            Error::Last { .. } => "nothing was deleted; to get rid of the whole index, remove its directory".into(),
+            Error::NoVectors { .. } => "run the same `ragtune index build` again; it goes on where it stopped".into(),
+            Error::Changed { .. } => "run the same command again: it reads the index as it is now".into(),
+            Error::OtherPassages { number } => format!(
+                "embed the passages there are now: `ragtune index refresh --encoder DIR --index DIR`, or go back to those: \
+                 `ragtune index rollback --generation {number} --index DIR`"
+            ),
+            Error::Condition { .. } => "compare `id`, `title` or `text` as in SQL, with texts in single quotes: \
+                 `title LIKE 'A%'`, `id IN ('7', '9') AND text != ''`"
+                .into(),
             Error::Locked { .. } => "wait until it has finished, or stop that process".into(),
             Error::WrongEncoder { .. } => "name the encoder that built the index, or embed the corpus with this one: \
                  `ragtune index build --corpus FILE --encoder DIR --out NEW`"
@@ -216,7 +289,9 @@ impl Error {
                  vectors must be finite and of length one"
                 .into(),
             Error::Setting { name, expected, .. } => format!("choose {expected} for {name}"),
-            Error::NoGeneration { .. } => "`ragtune index stats --index DIR` lists them".into(),
+            Error::NoGeneration { .. } | Error::NoVersion { .. } | Error::Newest { .. } => {
+                "`ragtune index versions --index DIR` lists what can be gone back to".into()
+            }
             Error::Corrupt { .. } | Error::Storage { .. } => {
                 "`ragtune index check --index DIR` says what is damaged and how to mend it".into()
             }
@@ -274,9 +349,16 @@ impl Error {
     }
 }
 
-fn list(numbers: &[u32]) -> String {
+/// The first few of many names, in backticks.
+fn some(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(10).map(|name| format!("`{name}`")).collect();
+    let more = if names.len() > shown.len() { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+fn list(numbers: &[impl ToString]) -> String {
     if numbers.is_empty() {
         return "none".into();
     }
-    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -47,7 +47,7 @@ impl Generation {
                 .map(|graph| Arc::new((graph, manifest.graph.clone()))),
             Err(defect) => Err(defect.clone()),
         };
-        Ok(Self::assemble(known, vectors, graph))
+        Self::assemble(known, vectors, graph)
     }
 
     /// A generation of parts that are already in memory and known to agree.
@@ -55,7 +55,11 @@ impl Generation {
         known: &Known,
         vectors: Aligned<f32>,
         graph: Result<Arc<(FlatGraph, GraphInfo)>, String>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let deleted = known.table.deleted()?;
+        let len = vectors.len() / known.dim.max(1);
+        let alive = (0..len as u32).filter(|ordinal| deleted.binary_search(ordinal).is_err());
+        let alive = if deleted.is_empty() { None } else { Some(Arc::new(Allowed::new(len, alive)?)) };
         let shared = Shared {
             number: known.number,
             dim: known.dim,
@@ -63,18 +67,11 @@ impl Generation {
             fingerprint: known.fingerprint.clone(),
             vectors,
             graph,
-            alive: None,
+            alive,
             sidecar: known.sidecar.clone(),
             is_view: false,
         };
-        Self { shared: Arc::new(shared) }
-    }
-
-    /// The same without the passages that were deleted: a search never returns one. Their vectors stay where they are.
-    #[allow(dead_code, reason = "deletion comes with the storage of it")]
-    pub(crate) fn without(self, alive: Allowed) -> Self {
-        let shared = Arc::unwrap_or_clone(self.shared);
-        Self { shared: Arc::new(Shared { alive: Some(Arc::new(alive)), ..shared }) }
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Its number; later generations have higher ones.
@@ -82,7 +79,7 @@ impl Generation {
         self.shared.number
     }
 
-    /// Number of passages.
+    /// Number of ordinals: passages, deleted ones included until a compaction.
     pub fn len(&self) -> usize {
         self.shared.vectors.len() / self.shared.dim
     }
@@ -133,36 +130,38 @@ impl Generation {
     /// Keeps a note with the generation, replacing an earlier one of that name: letters, digits, `-` and `_`. Durable on
     /// return. Notes go when the generation goes; they are no part of it.
     pub fn record(&self, note: &str, value: &serde_json::Value) -> Result<()> {
-        let path = self.note(note)?.ok_or_else(|| Error::NotThere {
+        let sidecar = self.shared.sidecar.as_ref().ok_or_else(|| Error::NotThere {
             what: format!("generation {} has no sidecar to keep the note `{note}` in", self.number()),
         })?;
+        let path = sidecar.join(note_file(note)?);
         let text = serde_json::to_vec_pretty(value).map_err(Error::storage("writing a note"))?;
         write_atomic(&path, &text)
     }
 
     /// A note kept earlier, if there is one.
     pub fn recorded(&self, note: &str) -> Result<Option<serde_json::Value>> {
-        let Some(path) = self.note(note)? else { return Ok(None) };
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("reading", &path)(error)),
-        };
-        serde_json::from_slice(&text).map(Some).map_err(|error| Error::corrupt(&path, error.to_string()))
-    }
-
-    fn note(&self, note: &str) -> Result<Option<PathBuf>> {
-        if note.is_empty() || !note.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
-            let expected = "letters, digits, `-` and `_`";
-            return Err(Error::Setting { name: "the name of a note", value: note.into(), expected });
-        }
-        Ok(self.shared.sidecar.as_ref().map(|sidecar| sidecar.join(note_file(note))))
+        self.shared.sidecar.as_deref().map_or(Ok(None), |sidecar| read_note(sidecar, note))
     }
 }
 
+/// A note in a sidecar, if there is one.
+pub(crate) fn read_note(sidecar: &Path, note: &str) -> Result<Option<serde_json::Value>> {
+    let path = sidecar.join(note_file(note)?);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("reading", &path)(error)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| Error::corrupt(&path, error.to_string()))
+}
+
 /// Name of the file that keeps a note.
-fn note_file(note: &str) -> String {
-    format!("{NOTE_PREFIX}{note}.json")
+fn note_file(note: &str) -> Result<String> {
+    if note.is_empty() || !note.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+        let expected = "letters, digits, `-` and `_`";
+        return Err(Error::Setting { name: "the name of a note", value: note.into(), expected });
+    }
+    Ok(format!("{NOTE_PREFIX}{note}.json"))
 }
 
 /// How the files that keep notes begin.

@@ -28,14 +28,21 @@
 //! # Ok(()) }
 //! ```
 
+mod adopt;
+mod append;
 mod check;
+mod compact;
 mod corpus;
 mod create;
+mod delete;
 mod durable;
 mod error;
+mod filter;
 mod fingerprint;
+mod gc;
 mod generation;
 mod graph_plan;
+mod ids;
 mod journal;
 mod lexical;
 mod lock;
@@ -43,19 +50,29 @@ mod manifest;
 mod mend;
 mod passage;
 mod publish;
+mod retained;
+mod retire;
+mod rollback;
 mod sealed;
 mod search;
 mod stats;
 mod survey;
 mod table;
+mod texts;
+mod torn;
+mod versions;
 mod view;
 mod writer;
 
+pub use append::Appended;
 pub use check::{Defect, DefectKind, check};
+pub use compact::Compacted;
 pub use corpus::Corpus;
 pub use create::CreateOptions;
+pub use delete::Deleted;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
+pub use gc::{Collected, CollectedFile};
 pub use generation::Generation;
 pub use graph_plan::GraphPlan;
 pub use lexical::{Keep, Lexical, Ranked};
@@ -67,4 +84,5 @@ pub use ragtune_nearest::{Allowed, GraphParams, Hit};
 pub use search::{Search, Trust};
 pub use stats::Stats;
 pub use survey::GenerationInfo;
+pub use versions::VersionInfo;
 pub use writer::GenerationWriter;

@@ -62,6 +62,7 @@ pub(crate) struct Manifest {
     pub(crate) uuid: String,
     pub(crate) number: u32,
     pub(crate) dataset_version: u64,
+    /// Number of passages in the graph: all, or the first so many where others were appended since.
     pub(crate) len: u32,
     pub(crate) dim: u32,
     pub(crate) metric: String,
@@ -88,10 +89,20 @@ pub(crate) fn sidecar_name(number: u32, files: &[String]) -> String {
     format!("g-{number}-{}", suffix(files))
 }
 
-/// The sidecar that belongs to these vector files, whatever its number: whether its content does is for its manifest to say.
-pub(crate) fn find_sidecar(dir: &Path, files: &[String]) -> Result<Option<PathBuf>> {
-    let suffix = format!("-{}", suffix(files));
-    Ok(sidecars(dir)?.into_iter().find(|sidecar| name(sidecar).ends_with(&suffix)))
+/// The sidecar that belongs to these vector files, whatever its number, and how many of them it belongs to: all, or, where a
+/// crash came between an append and its sidecar, the first so many. Whether its content does is for its manifest to say.
+pub(crate) fn find_sidecar(dir: &Path, files: &[String]) -> Result<Option<(PathBuf, usize)>> {
+    let sidecars = sidecars(dir)?;
+    let found = (1..=files.len()).rev().find_map(|count| {
+        let suffix = format!("-{}", suffix(files.get(..count)?));
+        sidecars.iter().find(|sidecar| name(sidecar).ends_with(&suffix)).map(|sidecar| (sidecar.clone(), count))
+    });
+    Ok(found)
+}
+
+/// Whether a sidecar belongs to exactly these vector files, by its name.
+pub(crate) fn belongs_to(sidecar: &Path, files: &[String]) -> bool {
+    name(sidecar).ends_with(&format!("-{}", suffix(files)))
 }
 
 /// All finished sidecars of an index directory.

@@ -1,6 +1,5 @@
-//! Deriving the graph of a committed generation, and retiring what is no longer needed.
+//! Deriving the graph of a committed generation.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,13 +9,10 @@ use crate::durable::{digest, entries, name, remove, sync_dir, sync_tree, write_s
 use crate::error::{Error, Result};
 use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
 use crate::graph_plan::{self, GraphPlan, Made};
-use crate::manifest::{
-    GENERATIONS, GRAPH, MANIFEST, Manifest, UNFINISHED, VectorFile, point_at, sidecar_name, sidecars,
-};
+use crate::manifest::{GENERATIONS, GRAPH, MANIFEST, Manifest, UNFINISHED, VectorFile, belongs_to, sidecar_name};
 use crate::passage::Fragment;
 use crate::sealed;
-use crate::survey::{self, Known};
-use crate::table::Table;
+use crate::survey::Known;
 
 /// What a commit is about to do; told to the caller so that it can charge the time to the right account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,8 +27,8 @@ pub enum CommitStage {
     Publish,
 }
 
-/// Makes the graph of a committed generation by a plan and publishes its sidecar, replacing a damaged one and keeping its notes. Durable on
-/// return; a crash before leaves the generation without a graph, which `mend` repairs.
+/// Makes the graph of a committed generation by a plan and publishes its sidecar, replacing a damaged one and keeping its
+/// notes. Durable on return; a crash before leaves the generation without a graph, which `mend` repairs.
 pub(crate) fn publish(
     dir: &Path,
     uuid: &str,
@@ -79,41 +75,15 @@ pub(crate) fn publish(
     }
     sealed::write_new(&unfinished.join(MANIFEST), &manifest)?;
     sync_tree(&unfinished)?;
-    if let Some(old) = &known.sidecar {
+    // One of these very vectors under another number; that of an earlier state stays.
+    if let Some(old) = known.sidecar.as_ref().filter(|old| belongs_to(old, &known.files)) {
         remove(old)?;
     }
     remove(&sidecar)?;
     std::fs::rename(&unfinished, &sidecar).map_err(Error::io("renaming to", &sidecar))?;
     sync_dir(&generations)?;
     let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known.clone() };
-    Ok(Generation::assemble(&known, vectors, Ok(Arc::new((graph, info)))))
-}
-
-/// Points CURRENT at the newest generation, then removes every generation that is neither the newest, nor the one before,
-/// nor protected, with its vectors. The caller holds the writer's lock and nothing is staged except `spare`.
-pub(crate) fn retire(dir: &Path, uuid: &str, table: &Table, spare: &BTreeSet<String>) -> Result<()> {
-    let known = survey::all(dir, uuid, table)?;
-    if let Some(newest) = known.last() {
-        point_at(dir, &sidecar_name(newest.number, &newest.files))?;
-    }
-    let protected: BTreeSet<u64> = table
-        .tags()?
-        .into_iter()
-        .filter(|(tag, _)| survey::owner_of(tag).is_some())
-        .map(|(_, version)| version)
-        .collect();
-    let from = known.len().saturating_sub(2);
-    let kept = |at: usize, known: &Known| at >= from || protected.contains(&known.table.version());
-    let kept: Vec<&Known> =
-        known.iter().enumerate().filter(|(at, known)| kept(*at, known)).map(|(_, known)| known).collect();
-    let names: BTreeSet<String> = kept.iter().map(|known| sidecar_name(known.number, &known.files)).collect();
-    for sidecar in sidecars(dir)? {
-        if !names.contains(name(&sidecar)) {
-            remove(&sidecar)?;
-        }
-    }
-    let versions = kept.iter().map(|known| known.table.version()).collect();
-    table.retain(&versions, spare)
+    Generation::assemble(&known, vectors, Ok(Arc::new((graph, info))))
 }
 
 fn vector_files(known: &Known, fragments: &[Fragment]) -> Result<Vec<VectorFile>> {
@@ -125,7 +95,8 @@ fn vector_files(known: &Known, fragments: &[Fragment]) -> Result<Vec<VectorFile>
     files.collect()
 }
 
-fn keep_notes(from: &Path, to: &Path) -> Result<()> {
+/// Carries the caller's notes over from one sidecar to another.
+pub(crate) fn keep_notes(from: &Path, to: &Path) -> Result<()> {
     for note in entries(from)?.iter().filter(|path| name(path).starts_with(NOTE_PREFIX)) {
         std::fs::copy(note, to.join(name(note))).map_err(Error::io("copying", note))?;
     }

@@ -7,17 +7,24 @@ use crate::corpus::Corpus;
 use crate::durable::{entries, name};
 use crate::error::{Error, Result};
 use crate::manifest::{GRAPH, sidecars};
+use crate::retained::numbers;
 
 /// What an index holds and what it takes on disk. Bytes are lengths of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
-    /// Number of passages.
+    /// Number of passages that are there.
     pub passages: usize,
+    /// Number of deleted passages that a compaction would drop.
+    pub deleted: usize,
+    /// Number of fragments.
+    pub fragments: usize,
+    /// How many passages at the end the newest graph does not know; they are searched one by one.
+    pub outside_graph: usize,
     /// Length of the vectors; `None` before the first generation.
     pub dim: Option<usize>,
     /// Number of retained generations.
     pub generations: usize,
-    /// Ids, titles and texts.
+    /// Ids, titles and texts of all retained generations.
     pub text_bytes: u64,
     /// Vectors of all retained generations, and staged ones.
     pub vector_bytes: u64,
@@ -36,7 +43,9 @@ impl Stats {
 
 pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
     let known = corpus.survey()?;
-    let texts: BTreeSet<String> = corpus.table().text_files()?.into_iter().collect();
+    let newest = corpus.table().latest()?;
+    let mut texts: BTreeSet<String> = newest.text_files()?.into_iter().collect();
+    texts.extend(known.iter().flat_map(|known| known.rows.texts.iter().cloned()));
     let (mut text_bytes, mut vector_bytes, mut graph_bytes) = (0, 0, 0);
     for file in entries(&corpus.table().data_dir())? {
         let bytes = bytes(&file)?;
@@ -49,11 +58,17 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
         }
     }
     let other_bytes = bytes(corpus.dir())? - text_bytes - vector_bytes - graph_bytes;
-    let dim = known.last().map(|known| known.dim);
+    let last = known.last();
+    let outside_graph = last.and_then(|known| Some(known.rows.len() - known.manifest.as_ref().ok()?.len as usize));
+    let deleted = newest.deleted()?.len();
+    let rows = newest.rows()?;
     Ok(Stats {
-        passages: corpus.len(),
-        dim,
-        generations: known.len(),
+        passages: rows.len() - deleted,
+        deleted,
+        fragments: rows.fragments.len(),
+        outside_graph: outside_graph.unwrap_or(0),
+        dim: last.map(|known| known.dim),
+        generations: numbers(&known).len(),
         text_bytes,
         vector_bytes,
         graph_bytes,
@@ -62,7 +77,7 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
 }
 
 /// Length of a file, or of all files below a directory.
-fn bytes(path: &Path) -> Result<u64> {
+pub(crate) fn bytes(path: &Path) -> Result<u64> {
     if path.is_dir() {
         return entries(path)?.iter().map(|entry| bytes(entry)).sum();
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::durable::name;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::manifest::{GraphInfo, Manifest, find_sidecar};
-use crate::table::Table;
+use crate::manifest::{GraphInfo, Manifest, find_sidecar, sidecar_name};
+use crate::table::{Rows, Table};
 
 /// What can be told of a generation without loading it.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,10 +15,12 @@ pub struct GenerationInfo {
     pub number: u32,
     /// What embedded it.
     pub fingerprint: Fingerprint,
-    /// The version of the Lance dataset that it is.
+    /// The version of the Lance dataset that it is: of its newest retained state.
     pub dataset_version: u64,
     /// Length of its vectors.
     pub dim: usize,
+    /// Number of its ordinals: passages, deleted ones included.
+    pub len: usize,
     /// Whether it is the newest.
     pub current: bool,
     /// Who keeps it from being removed, besides being the newest or the one before.
@@ -27,20 +29,41 @@ pub struct GenerationInfo {
     pub graph: Option<GraphInfo>,
 }
 
-/// A generation that the dataset holds, and its sidecar as far as there is one.
+/// A generation that the dataset holds, over the rows it has at one version, and its sidecar as far as there is one. Passages
+/// that are added or deleted make another such state of the same generation.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) number: u32,
     pub(crate) fingerprint: Fingerprint,
-    /// The first retained version with these vectors, opened.
+    /// The first retained version with these vectors and rows, opened.
     pub(crate) table: Table,
-    /// Its vector files, in the order of fragments: its identity.
+    /// Its vector files, in the order of fragments: the identity of its vectors.
     pub(crate) files: Vec<String>,
+    /// Its rows: with the vectors, the identity of the state.
+    pub(crate) rows: Rows,
     pub(crate) dim: usize,
     /// Where its sidecar lies, whole or not.
     pub(crate) sidecar: Option<PathBuf>,
-    /// The sidecar's manifest, or why there is none that counts.
+    /// The sidecar's manifest, or why there is none that counts. It may be that of an earlier state, whose passages are the
+    /// first of this one's.
     pub(crate) manifest: Result<Manifest, String>,
+}
+
+impl Known {
+    /// Name of the sidecar it has, or should have.
+    pub(crate) fn sidecar_name(&self) -> String {
+        let own = self.sidecar.as_ref().map(|sidecar| name(sidecar).to_string());
+        own.unwrap_or_else(|| sidecar_name(self.number, &self.files))
+    }
+
+    /// Whether the sidecar's manifest knows all passages.
+    pub(crate) fn described(&self) -> bool {
+        self.manifest.as_ref().is_ok_and(|manifest| manifest.vectors.len() == self.files.len())
+    }
+
+    fn same_state(&self, table: &Table, files: &[String]) -> Result<bool> {
+        Ok(self.files == files && self.rows == table.rows()?)
+    }
 }
 
 /// Name of the setting that keeps the fingerprint of a generation.
@@ -55,16 +78,20 @@ pub(crate) const FINGERPRINT_PREFIX: &str = "ragtune.generation.";
 pub(crate) fn newest(dir: &Path, uuid: &str, table: &Table) -> Result<Option<Known>> {
     let Some(files) = table.vector_files()? else { return Ok(None) };
     let known = look(dir, uuid, table, files)?;
-    // The manifest knows which version the generation was committed as; later ones only change settings. A version that is
-    // gone (another writer cleaned up since) is not missed: this one has the same vectors.
-    let committed = known.manifest.as_ref().ok().map(|manifest| manifest.dataset_version);
-    match committed.filter(|version| *version < table.version()).and_then(|version| table.at(version).ok()) {
-        Some(table) if table.vector_files()?.as_ref() == Some(&known.files) => Ok(Some(Known { table, ..known })),
-        _ => Ok(Some(known)),
+    // Later commits only change settings: the generation is the version that brought it.
+    let mut first = table.clone();
+    for version in table.versions()?.into_iter().rev().filter(|version| *version < table.version()) {
+        // Gone since they were listed, if another writer cleaned up.
+        let Ok(earlier) = table.at(version) else { break };
+        if !known.same_state(&earlier, &earlier.vector_files()?.unwrap_or_default())? {
+            break;
+        }
+        first = earlier;
     }
+    Ok(Some(Known { table: first, ..known }))
 }
 
-/// All generations that the dataset still holds, ascending by number.
+/// All generations that the dataset still holds, in all retained states: ascending by version, and so by number.
 pub(crate) fn all(dir: &Path, uuid: &str, table: &Table) -> Result<Vec<Known>> {
     let mut found: Vec<Known> = Vec::new();
     for version in table.versions()? {
@@ -78,11 +105,12 @@ pub(crate) fn all(dir: &Path, uuid: &str, table: &Table) -> Result<Vec<Known>> {
         if half_removed(table, &at, &files)? {
             continue;
         }
-        if !found.iter().any(|known| known.files == files) {
-            found.push(look(dir, uuid, &at, files)?);
+        // A state may come back, as when all that was appended is deleted: then it is the newest again.
+        match found.last() {
+            Some(last) if last.same_state(&at, &files)? => {}
+            _ => found.push(look(dir, uuid, &at, files)?),
         }
     }
-    found.sort_by_key(|known| known.number);
     Ok(found)
 }
 
@@ -100,12 +128,13 @@ pub(crate) fn removed_in_part(table: &Table) -> Result<Vec<u64>> {
     Ok(found)
 }
 
-/// Whether vector files of a version are gone that nothing needs: not the newest's, and not protected. Lance removes the files
-/// of an old version before its manifest.
+/// Whether files of a version are gone that nothing needs: not the newest's, and not protected. Lance removes the files of an
+/// old version before its manifest.
 fn half_removed(newest: &Table, at: &Table, files: &[String]) -> Result<bool> {
-    let data = at.data_dir();
-    let gone = files.iter().any(|file| !data.join(file).exists());
-    if !gone || newest.vector_files()?.is_some_and(|needed| needed == files) {
+    if at.complete() {
+        return Ok(false);
+    }
+    if newest.vector_files()?.is_some_and(|needed| needed == files) && newest.rows()? == at.rows()? {
         return Ok(false);
     }
     Ok(newest.tags()?.iter().all(|(_, version)| *version != at.version()))
@@ -116,8 +145,8 @@ fn look(dir: &Path, uuid: &str, table: &Table, files: Vec<String>) -> Result<Kno
     let sidecar = find_sidecar(dir, &files)?;
     let manifest = match &sidecar {
         None => Err("its graph was never finished or is gone".to_string()),
-        Some(sidecar) => match Manifest::read(sidecar) {
-            Ok(manifest) if manifest.describes(uuid, &files) => Ok(manifest),
+        Some((sidecar, known)) => match Manifest::read(sidecar) {
+            Ok(manifest) if files.get(..*known).is_some_and(|files| manifest.describes(uuid, files)) => Ok(manifest),
             Ok(_) => Err(format!("`{}` describes other vectors", name(sidecar))),
             Err(error) => Err(error.in_full()),
         },
@@ -135,7 +164,8 @@ fn look(dir: &Path, uuid: &str, table: &Table, files: Vec<String>) -> Result<Kno
             true => Ok(manifest),
             false => Err("its manifest and the dataset disagree".to_string()),
         });
-    Ok(Known { number, fingerprint, table: table.clone(), files, dim, sidecar, manifest })
+    let sidecar = sidecar.map(|(sidecar, _)| sidecar);
+    Ok(Known { number, fingerprint, table: table.clone(), files, rows: table.rows()?, dim, sidecar, manifest })
 }
 
 /// Owners as part of a tag's name: `keep-<owner>-g<number>`. Letters, digits and `-` stand for themselves; any other byte is

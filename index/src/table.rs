@@ -2,12 +2,17 @@
 //!
 //! A [`Table`] is one version of the dataset: it never changes under its holder. Columns: `id`, `title`, `text` (Utf8) in one
 //! data file per fragment, written once; `embedding` (fixed-size list of D float32) and `generation` (uint32) together in a
-//! second data file per fragment, replaced as a whole by every new generation.
+//! second data file per fragment, replaced as a whole by every new generation. Deleted rows stay in their files; which they
+//! are says a small file per fragment. A passage's ordinal counts rows of files, deleted ones included.
 
 mod create;
+mod delete;
 mod read;
 mod replace;
+mod rewrite;
+mod rows;
 mod runtime;
+mod select;
 mod versions;
 
 use std::collections::HashMap;
@@ -20,11 +25,12 @@ use lance::dataset::{Dataset, ReadParams};
 
 use crate::durable::name;
 use crate::error::{Error, Result};
-use crate::passage::Fragment;
 use runtime::{store, wait};
 
 pub(crate) use create::create;
 pub(crate) use replace::Staged;
+pub(crate) use rewrite::Piece;
+pub(crate) use rows::Rows;
 
 /// Name of the dataset's directory in the index directory.
 pub(crate) const DATASET: &str = "corpus.lance";
@@ -87,24 +93,6 @@ impl Table {
         self.dataset.config()
     }
 
-    /// The fragments in the order of their ids, which is the order of ordinals.
-    pub(crate) fn fragments(&self) -> Result<Vec<Fragment>> {
-        let mut fragments = Vec::new();
-        let mut first = 0u32;
-        for fragment in self.dataset.fragments().iter() {
-            if fragment.deletion_file.is_some() {
-                return Err(self.foreign("rows were deleted from it by another program"));
-            }
-            let rows = fragment.physical_rows.and_then(|rows| u32::try_from(rows).ok());
-            let Some(rows) = rows else {
-                return Err(self.foreign("a fragment does not say how many rows it has"));
-            };
-            fragments.push(Fragment { id: fragment.id, first, rows });
-            first = first.checked_add(rows).ok_or_else(|| self.foreign("it has more than 4294967295 rows"))?;
-        }
-        Ok(fragments)
-    }
-
     /// Name of the file in the dataset's `data` directory that holds the texts of each fragment.
     pub(crate) fn text_files(&self) -> Result<Vec<String>> {
         let files = self.files_of("text")?;
@@ -146,6 +134,11 @@ impl Table {
     /// Where the dataset's data files lie.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.path.join("data")
+    }
+
+    /// Where the files lie that say which rows are deleted.
+    pub(crate) fn deletions_dir(&self) -> PathBuf {
+        self.path.join("_deletions")
     }
 
     fn with(&self, dataset: Dataset) -> Self {

@@ -14,13 +14,14 @@ use crate::graph_plan::GraphPlan;
 use crate::journal::{self, Header, Journal};
 use crate::lock::WriterLock;
 use crate::passage::Fragment;
-use crate::publish::{CommitStage, publish, retire};
+use crate::publish::{CommitStage, publish};
+use crate::retire::retire;
 use crate::sealed::FORMAT;
 use crate::survey::{self, FINGERPRINT_PREFIX, Known, fingerprint_key};
 use crate::table::{Staged, Table};
 
 /// How far from 1 the length of an offered vector may be. Less is rounding, and mended; more is a mistake, and refused.
-const LENGTH_TOLERANCE: f64 = 1e-3;
+pub(crate) const LENGTH_TOLERANCE: f64 = 1e-3;
 
 /// A generation in the making. Dropped without [`commit`](Self::commit) it leaves nothing that counts; what is staged is
 /// remembered in a journal, and the next [`Corpus::begin`] for the same encoder goes on from there.
@@ -47,6 +48,9 @@ impl<'a> GenerationWriter<'a> {
     ) -> Result<GenerationWriter<'a>> {
         lock.must_be_for(corpus.dir())?;
         let table = corpus.table().latest()?;
+        if !corpus.sees(&table)? {
+            return Err(corpus.changed());
+        }
         let known = survey::all(corpus.dir(), corpus.uuid(), &table)?;
         if let (Some(newest), Some(present)) = (known.last(), table.dim()?)
             && present != dim
@@ -54,7 +58,7 @@ impl<'a> GenerationWriter<'a> {
             let what = format!("the length of the new vectors, the index holds generation {}", newest.number);
             return Err(Error::Dimension { what, given: dim, expected: present });
         }
-        let number = known.last().map_or(1, |newest| newest.number + 1);
+        let number = next_number(&known);
         let mut header = Header {
             format: FORMAT,
             uuid: corpus.uuid().into(),
@@ -80,7 +84,8 @@ impl<'a> GenerationWriter<'a> {
         self.number
     }
 
-    /// The fragments whose vectors are still to be written, in order.
+    /// The fragments whose vectors are still to be written, in order. Deleted passages need vectors too, until a compaction:
+    /// the graph walks over them.
     pub fn pending(&self) -> Vec<Fragment> {
         let fragments = self.corpus.fragments();
         fragments.into_iter().filter(|fragment| !self.staged.contains_key(&fragment.id)).collect()
@@ -133,13 +138,14 @@ impl<'a> GenerationWriter<'a> {
         }
         observe(CommitStage::Commit);
         let staged: Vec<Staged> = self.staged.into_values().collect();
-        let table = self.table.replace(&staged, self.number)?;
+        let table = self.table.replace(&staged, self.number, "refresh")?;
         let dir = self.corpus.dir();
         journal::discard(dir)?;
         let known = Known {
             number: self.number,
             fingerprint: self.fingerprint,
             files: staged.into_iter().map(|staged| staged.file).collect(),
+            rows: table.rows()?,
             dim: self.dim,
             table,
             sidecar: None,
@@ -149,6 +155,11 @@ impl<'a> GenerationWriter<'a> {
         retire(dir, self.corpus.uuid(), &known.table, &BTreeSet::new())?;
         Ok(generation)
     }
+}
+
+/// The number of the generation after these.
+pub(crate) fn next_number(known: &[Known]) -> u32 {
+    known.last().map_or(1, |newest| newest.number + 1)
 }
 
 /// The staged files of an interrupted generation, when they are for exactly this one. Otherwise the journal and its files
@@ -173,7 +184,7 @@ fn resume(corpus: &Corpus, table: &Table, wanted: &Header) -> Result<ControlFlow
 }
 
 /// Writes down what embeds the generation before any of it is staged, and forgets generations that are gone.
-fn register(table: &Table, number: u32, by: &Fingerprint, known: &[Known]) -> Result<Table> {
+pub(crate) fn register(table: &Table, number: u32, by: &Fingerprint, known: &[Known]) -> Result<Table> {
     let fingerprint = serde_json::to_string(by).map_err(Error::storage("writing a fingerprint"))?;
     let kept: BTreeSet<String> = known.iter().map(|known| fingerprint_key(known.number)).collect();
     let key = fingerprint_key(number);

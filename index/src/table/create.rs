@@ -52,6 +52,22 @@ pub(crate) fn create(
     Ok(Table { dataset: Arc::new(dataset), path })
 }
 
+/// Passages as batches of a size that a file is written in.
+pub(super) fn batches(passages: &[Passage]) -> Result<Vec<RecordBatch>, ArrowError> {
+    let mut done = Vec::new();
+    let mut batch = Batch::default();
+    for passage in passages {
+        batch.push(passage.clone());
+        if batch.full() {
+            done.push(std::mem::take(&mut batch).finish()?);
+        }
+    }
+    if !batch.ids.is_empty() {
+        done.push(batch.finish()?);
+    }
+    Ok(done)
+}
+
 type Message = Result<RecordBatch, ArrowError>;
 
 /// Sends the passages in batches. Stops without an error when the writer has gone: then its error is the one to tell.

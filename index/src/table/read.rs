@@ -17,18 +17,25 @@ const BATCH_ROWS: usize = 4096;
 const SCAN_BYTES: u64 = 64 << 20;
 
 impl Table {
-    /// The passages at these positions, in the order asked; positions may repeat and must exist.
+    /// The passages at these ordinals, in the order asked; they may repeat, must exist and must not be deleted.
     pub(crate) fn passages(&self, ordinals: &[u32]) -> Result<Vec<Passage>> {
-        let mut wanted: Vec<u64> = ordinals.iter().map(|ordinal| u64::from(*ordinal)).collect();
+        let mut wanted = ordinals.to_vec();
         wanted.sort_unstable();
         wanted.dedup();
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let projection = self.dataset.schema().project(&TEXT_COLUMNS).map_err(Error::storage("reading passages"))?;
-        let batch = wait(self.dataset.take(&wanted, projection))?.map_err(Error::storage("reading passages"))?;
+        // Without stable row ids, which this crate never asks for, a row's id is its address.
+        let addresses = self.addresses(&wanted)?;
+        let batch =
+            wait(self.dataset.take_rows(&addresses, projection))?.map_err(Error::storage("reading passages"))?;
         let found = self.to_passages(&batch)?;
-        let at = |ordinal: &u32| wanted.binary_search(&u64::from(*ordinal)).ok();
+        if found.len() != wanted.len() {
+            let what = format!("{} passages were read where {} were asked for", found.len(), wanted.len());
+            return Err(Error::corrupt(&self.path, what));
+        }
+        let at = |ordinal: &u32| wanted.binary_search(ordinal).ok();
         let passages = ordinals.iter().map(|ordinal| {
             let passage = at(ordinal).and_then(|at| found.get(at));
             passage.cloned().ok_or_else(|| self.foreign(&format!("passage {ordinal} cannot be read")))
@@ -36,7 +43,7 @@ impl Table {
         passages.collect()
     }
 
-    /// Consecutive passages of one fragment; `range` counts within it and must lie in it.
+    /// Consecutive passages of one fragment, deleted ones included; `range` counts within it and must lie in it.
     pub(crate) fn read(&self, fragment: &Fragment, range: Range<u32>) -> Result<Vec<Passage>> {
         let missing = || self.foreign(&format!("it has no fragment {}", fragment.id));
         let id = usize::try_from(fragment.id).map_err(|_| missing())?;
@@ -56,7 +63,17 @@ impl Table {
         Ok(passages)
     }
 
-    /// The ids of all passages in the order of ordinals.
+    /// The passage at an ordinal, deleted or not.
+    pub(crate) fn row(&self, ordinal: u32) -> Result<Passage> {
+        let fragments = self.fragments()?;
+        let holds = |fragment: &&Fragment| fragment.first <= ordinal && ordinal - fragment.first < fragment.rows;
+        let gone = || Error::NotThere { what: format!("there is no passage `{ordinal}`") };
+        let fragment = fragments.iter().find(holds).ok_or_else(gone)?;
+        let row = ordinal - fragment.first;
+        self.read(fragment, row..row + 1)?.pop().ok_or_else(gone)
+    }
+
+    /// The ids of all passages that are not deleted, in the order of ordinals.
     pub(crate) fn ids(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         self.scan("id", |batch| {
@@ -66,11 +83,12 @@ impl Table {
         Ok(ids)
     }
 
-    /// All vectors, row-major (N, D), in the order of ordinals. Every fragment must have some.
+    /// All vectors, row-major (N, D), in the order of ordinals, those of deleted passages included. Every fragment must have
+    /// some.
     pub(crate) fn vectors(&self, len: usize, dim: usize) -> Result<Vec<f32>> {
         let mut vectors = Vec::new();
         vectors.try_reserve_exact(len * dim).map_err(Error::storage("making room for the vectors"))?;
-        self.scan(EMBEDDING, |batch| {
+        self.scan_all(EMBEDDING, |batch| {
             let column = batch.column_by_name(EMBEDDING).and_then(|column| column.as_fixed_size_list_opt());
             let column = column.ok_or_else(|| self.foreign("the vectors have an unexpected type"))?;
             if column.null_count() > 0 {
@@ -108,7 +126,30 @@ impl Table {
         number.ok_or_else(|| Error::corrupt(&self.path, "it holds no generation"))
     }
 
-    /// Reads one column batch by batch in the order of ordinals.
+    /// Reads one column batch by batch in the order of ordinals, deleted rows included.
+    fn scan_all(&self, column: &str, mut each: impl FnMut(&RecordBatch) -> Result<()> + Send) -> Result<()> {
+        if self.deletion_files().iter().all(Option::is_none) {
+            return self.scan(column, each);
+        }
+        let failed = || Error::storage(format!("reading the column `{column}`"));
+        let projection = self.dataset.schema().project(&[column]).map_err(failed())?;
+        let fragments = self.fragments()?;
+        wait(async {
+            for (fragment, file) in fragments.iter().zip(self.dataset.get_fragments()) {
+                let rows = 0..u64::from(fragment.rows);
+                let batches = file.read_physical_slice(rows, &projection, BATCH_ROWS as u32).await;
+                let mut batches = batches.map_err(failed())?.buffered(2);
+                while let Some(batch) = batches.try_next().await.map_err(failed())? {
+                    if batch.num_rows() > 0 {
+                        each(&batch)?;
+                    }
+                }
+            }
+            Ok(())
+        })?
+    }
+
+    /// Reads one column batch by batch in the order of ordinals, without deleted rows.
     fn scan(&self, column: &str, mut each: impl FnMut(&RecordBatch) -> Result<()> + Send) -> Result<()> {
         let failed = || Error::storage(format!("reading the column `{column}`"));
         wait(async {

@@ -1,13 +1,12 @@
 //! Replacing the vectors: announce, stage one file per fragment, commit all in one manifest.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::stream;
-use lance::dataset::transaction::{DataReplacementGroup, Operation, TransactionBuilder};
-use lance::dataset::{CommitBuilder, NewColumnTransform};
+use lance::dataset::NewColumnTransform;
+use lance::dataset::transaction::{DataReplacementGroup, Operation};
 use serde::{Deserialize, Serialize};
 
 use super::{EMBEDDING, GENERATION, Table};
@@ -80,7 +79,7 @@ impl Table {
 
     /// Makes staged files the vectors of their fragments: one manifest, written durably, is the commit. This version must be
     /// the one they were staged against. An error leaves the dataset as it was.
-    pub(crate) fn replace(&self, staged: &[Staged], number: u32) -> Result<Self> {
+    pub(crate) fn replace(&self, staged: &[Staged], number: u32, doing: &str) -> Result<Self> {
         let mut replacements = Vec::with_capacity(staged.len());
         for staged in staged {
             let file = serde_json::from_value(staged.lance.clone())
@@ -88,13 +87,7 @@ impl Table {
             replacements.push(DataReplacementGroup(staged.fragment.id, file));
         }
         sync_dir(&self.data_dir())?;
-        let properties = HashMap::from([("ragtune.generation".to_string(), number.to_string())]);
-        let transaction = TransactionBuilder::new(self.version(), Operation::DataReplacement { replacements })
-            .transaction_properties(Some(Arc::new(properties)))
-            .build();
-        let dataset = wait(CommitBuilder::new(self.dataset.clone()).execute(transaction))?
-            .map_err(Error::storage(format!("committing generation {number}")))?;
-        Ok(self.with(dataset))
+        self.commit(Operation::DataReplacement { replacements }, doing, Some(number))
     }
 }
 
@@ -112,7 +105,8 @@ fn columns(dim: usize) -> Result<SchemaRef> {
     ])))
 }
 
-fn batch(number: u32, dim: usize, vectors: &[f32]) -> Result<RecordBatch> {
+/// Vectors, row-major, with the number of their generation beside each.
+pub(super) fn batch(number: u32, dim: usize, vectors: &[f32]) -> Result<RecordBatch> {
     let failed = || Error::storage("laying out the vectors");
     let schema = columns(dim)?;
     let rows = vectors.len() / dim;

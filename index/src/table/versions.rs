@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 
 use super::Table;
+use super::rewrite::OPERATION;
 use crate::durable::{entries, name, remove};
 use crate::error::{Error, Result};
 use crate::table::runtime::wait;
@@ -42,8 +43,7 @@ impl Table {
         wait(async { tags.delete(tag).await })?.map_err(Error::storage(format!("removing the tag `{tag}`")))
     }
 
-    /// Removes every version but these, the newest and tagged ones, then the vector files that no version refers to any
-    /// more. The caller holds the writer's lock and stages nothing: `spare` names files that are to stay all the same.
+    /// Removes every version but these, the newest and tagged ones, then the files that no version refers to any more. The caller holds the writer's lock and stages nothing: `spare` names files that are to stay all the same.
     pub(crate) fn retain(&self, versions: &BTreeSet<u64>, spare: &BTreeSet<String>) -> Result<()> {
         let newest = self.latest()?;
         let old: Vec<u64> = newest
@@ -68,17 +68,48 @@ impl Table {
         Ok(())
     }
 
-    /// Files in `data` that no version refers to: staged and abandoned, or left half-written by a killed process.
+    /// Names of the files in `data` and in `_deletions` that this version refers to.
+    pub(crate) fn files(&self) -> BTreeSet<String> {
+        let fragments = self.dataset.fragments().iter();
+        let data = fragments.flat_map(|fragment| fragment.files.iter().map(|file| file.path.clone()));
+        data.chain(self.deletion_files().into_iter().flatten()).collect()
+    }
+
+    /// Files in `data` and in `_deletions` that no version refers to: staged and abandoned, or left half-written by a killed
+    /// process.
     pub(crate) fn unreferenced(&self) -> Result<Vec<PathBuf>> {
+        self.unreferenced_by(&self.versions()?)
+    }
+
+    /// Files in `data` and in `_deletions` that none of these versions refers to.
+    pub(crate) fn unreferenced_by(&self, versions: &[u64]) -> Result<Vec<PathBuf>> {
         let mut referenced = BTreeSet::new();
-        for version in self.versions()? {
-            let table = self.at(version)?;
-            for fragment in table.dataset.fragments().iter() {
-                referenced.extend(fragment.files.iter().map(|file| file.path.clone()));
-            }
+        for version in versions {
+            referenced.extend(self.at(*version)?.files());
         }
-        let files = entries(&self.data_dir())?;
+        let mut files = entries(&self.data_dir())?;
+        files.extend(entries(&self.deletions_dir())?);
         Ok(files.into_iter().filter(|file| !referenced.contains(name(file))).collect())
+    }
+
+    /// Whether every file that this version refers to is there.
+    pub(crate) fn complete(&self) -> bool {
+        let (data, deletions) = (self.data_dir(), self.deletions_dir());
+        self.files().iter().all(|file| data.join(file).exists() || deletions.join(file).exists())
+    }
+
+    /// What the commit of this version did, and when by the clock of the machine that did it (RFC 3339), as far as it says.
+    pub(crate) fn provenance(&self) -> Result<(Option<String>, String)> {
+        let failed = || Error::storage(format!("reading how version {} came about", self.version()));
+        let transaction = wait(self.dataset.read_transaction())?.map_err(failed())?;
+        let properties = transaction.and_then(|transaction| transaction.transaction_properties);
+        let operation = properties.and_then(|properties| properties.get(OPERATION).cloned());
+        Ok((operation, self.dataset.version().timestamp.to_rfc3339()))
+    }
+
+    /// Where the manifest of a version lies.
+    pub(crate) fn manifest_path(&self, version: u64) -> PathBuf {
+        self.path.join("_versions").join(format!("{:020}.manifest", u64::MAX - version))
     }
 
     /// Half-written manifests and tags that a killed process left behind: files with `#` in their name, by which the object

@@ -1,14 +1,17 @@
 //! The index as its users see it: one binary, one file for each thing that must hold.
 
+mod changing;
 mod common;
 mod corpus;
 mod crash;
 mod damage;
+mod filter;
 mod full_disk;
 mod fuzz;
 mod generations;
 mod lexical;
 mod memory;
+mod past;
 mod power;
 mod resume;
 mod reuse;

@@ -1,0 +1,124 @@
+//! A sidecar for vectors that a graph already covers: whole, or but for passages appended behind it. The graph is not built
+//! again, its file not even copied where the disk knows hard links.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use ragtune_nearest::GraphParams;
+
+use crate::durable::{digest, remove, sync_dir, sync_tree};
+use crate::error::{Error, Result};
+use crate::graph_plan::GraphPlan;
+use crate::manifest::{GENERATIONS, GRAPH, MANIFEST, Manifest, UNFINISHED, VectorFile, belongs_to, sidecar_name};
+use crate::publish::{CommitStage, keep_notes, publish};
+use crate::sealed;
+use crate::survey::Known;
+
+/// The tail of passages that the graph does not know is searched one by one; beyond this share of all passages, and beyond
+/// [`FEW`], that costs more than it saves, and the graph is built anew.
+const SHARE: f64 = 0.1;
+/// So few passages are always searched faster than a graph is built.
+const FEW: usize = 1024;
+
+/// Gives a state without a sidecar of its own one: with the graph of `source`, whose passages are the first of the state's,
+/// or, where too many came behind them or `source` has no usable graph, with one that is built now.
+pub(crate) fn complete(
+    dir: &Path,
+    uuid: &str,
+    known: &Known,
+    source: &Known,
+    params: &GraphParams,
+    observe: &mut dyn FnMut(CommitStage),
+) -> Result<()> {
+    match &source.manifest {
+        Ok(manifest) if !outgrown(manifest.len as usize, known.rows.len()) => {
+            observe(CommitStage::Publish);
+            adopt(dir, uuid, known, source, manifest)
+        }
+        _ => {
+            let known = Known { sidecar: source.sidecar.clone(), ..known.clone() };
+            publish(dir, uuid, &known, &known.rows.fragments, (params, GraphPlan::Build), observe).map(drop)
+        }
+    }
+}
+
+/// Whether so many of `len` passages are not in the graph that it should be built anew.
+pub(crate) fn outgrown(graph_len: usize, len: usize) -> bool {
+    let tail = len.saturating_sub(graph_len);
+    tail > FEW && tail as f64 > SHARE * len as f64
+}
+
+/// The parameters that a graph was built with.
+pub(crate) fn params_of(known: &Known) -> GraphParams {
+    let defaults = GraphParams::default();
+    match &known.manifest {
+        Ok(Manifest { graph, .. }) => GraphParams {
+            links: graph.links,
+            ef_construction: graph.ef_construction,
+            probes: graph.probes.max(1),
+            ef: graph.ef,
+        },
+        Err(_) => defaults,
+    }
+}
+
+fn adopt(dir: &Path, uuid: &str, known: &Known, source: &Known, manifest: &Manifest) -> Result<()> {
+    let Some(from) = &source.sidecar else {
+        return Err(Error::corrupt(dir, "a generation has a manifest and no sidecar"));
+    };
+    let generations = dir.join(GENERATIONS);
+    let final_name = sidecar_name(known.number, &known.files);
+    let unfinished = generations.join(format!("{UNFINISHED}{final_name}"));
+    remove(&unfinished)?;
+    fs::create_dir_all(&unfinished).map_err(Error::io("creating", &unfinished))?;
+    let (graph, target) = (from.join(GRAPH), unfinished.join(GRAPH));
+    if fs::hard_link(&graph, &target).is_err() {
+        fs::copy(&graph, &target).map_err(Error::io("copying", &graph))?;
+    }
+    let made = Manifest {
+        uuid: uuid.into(),
+        number: known.number,
+        dataset_version: known.table.version(),
+        fingerprint: known.fingerprint.clone(),
+        vectors: vector_files(known, &manifest.vectors)?,
+        ..manifest.clone()
+    };
+    keep_notes(from, &unfinished)?;
+    sealed::write_new(&unfinished.join(MANIFEST), &made)?;
+    sync_tree(&unfinished)?;
+    let sidecar = generations.join(&final_name);
+    if let Some(old) = known.sidecar.as_ref().filter(|old| belongs_to(old, &known.files)) {
+        remove(old)?;
+    }
+    remove(&sidecar)?;
+    fs::rename(&unfinished, &sidecar).map_err(Error::io("renaming to", &sidecar))?;
+    sync_dir(&generations)
+}
+
+/// The vector files of a state; those that `described` tells of are not read again.
+fn vector_files(known: &Known, described: &[VectorFile]) -> Result<Vec<VectorFile>> {
+    let data = known.table.data_dir();
+    let described: BTreeMap<&str, &VectorFile> = described.iter().map(|file| (file.file.as_str(), file)).collect();
+    let files = known.rows.fragments.iter().zip(&known.files).map(|(fragment, file)| {
+        let (bytes, blake3) = match described.get(file.as_str()) {
+            Some(described) => (described.bytes, described.blake3.clone()),
+            None => digest(&data.join(file))?,
+        };
+        Ok(VectorFile { fragment: fragment.id, rows: fragment.rows, file: file.clone(), bytes, blake3 })
+    });
+    files.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graph_is_outgrown_by_many_passages_and_by_a_share_of_them() {
+        assert!(!outgrown(100, 100 + FEW));
+        assert!(outgrown(100, 101 + FEW));
+        assert!(!outgrown(90_000, 100_000));
+        assert!(outgrown(89_999, 100_000));
+    }
+}

@@ -1,0 +1,118 @@
+//! The generations that are retained: which there are, loading them, keeping them.
+
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::generation::{Generation, read_note};
+use crate::lock::WriterLock;
+use crate::survey::{self, GenerationInfo, Known};
+
+impl Corpus {
+    /// The newest generation of these passages, loaded; `None` before the first.
+    pub fn current(&self) -> Result<Option<Generation>> {
+        let latest = self.table().latest()?;
+        if self.sees(&latest)? {
+            let known = survey::newest(self.dir(), self.uuid(), &latest)?;
+            return known.map(|known| load(&known)).transpose();
+        }
+        let known = self.survey()?.into_iter().rev().find(|known| known.rows == *self.rows());
+        known.map(|known| load(&known)).ok_or_else(|| self.changed())?.map(Some)
+    }
+
+    /// All retained generations, ascending by number; the last is the newest. Of one that is retained in several states, as
+    /// appending and deleting leave them, the newest is described.
+    pub fn generations(&self) -> Result<Vec<GenerationInfo>> {
+        let tags: Vec<_> = self.table().tags()?.iter().filter_map(|(tag, _)| survey::owner_of(tag)).collect();
+        let mut known = self.survey()?;
+        let newest = known.last().map(|known| known.number);
+        known.reverse();
+        known.dedup_by_key(|known| known.number);
+        let infos = known.into_iter().rev().map(|known| GenerationInfo {
+            dataset_version: known.table.version(),
+            dim: known.dim,
+            len: known.rows.len(),
+            current: Some(known.number) == newest,
+            protected_by: tags.iter().filter(|tag| tag.1 == known.number).map(|tag| tag.0.clone()).collect(),
+            graph: known.manifest.ok().map(|manifest| manifest.graph),
+            number: known.number,
+            fingerprint: known.fingerprint,
+        });
+        Ok(infos.collect())
+    }
+
+    /// One retained generation of these passages, loaded. One that is retained over other passages only is an error:
+    /// [`OtherPassages`](Error::OtherPassages).
+    pub fn generation(&self, number: u32) -> Result<Generation> {
+        let known = self.survey()?;
+        if let Some(here) = self.here(&known, |known| known.number == number) {
+            return load(here);
+        }
+        match known.iter().any(|known| known.number == number) {
+            true => Err(Error::OtherPassages { number }),
+            false => Err(Error::NoGeneration { number, retained: numbers(&known) }),
+        }
+    }
+
+    /// The newest retained generation of these passages that this encoder embedded, loaded.
+    pub fn generation_for(&self, by: &Fingerprint) -> Result<Option<Generation>> {
+        let known = self.survey()?;
+        self.here(&known, |known| known.fingerprint == *by).map(load).transpose()
+    }
+
+    /// The newest retained generation that this encoder embedded, over whatever passages the index had then, with the corpus
+    /// of those: its ordinals are theirs.
+    pub fn with_generation_for(&self, by: &Fingerprint) -> Result<Option<(Corpus, Generation)>> {
+        let known = self.survey()?;
+        let Some(found) = known.iter().rev().find(|known| known.fingerprint == *by) else { return Ok(None) };
+        Ok(Some((self.at(found.table.clone())?, load(found)?)))
+    }
+
+    /// A note that was kept with a retained generation, if there is one; see [`Generation::record`].
+    pub fn recorded(&self, number: u32, note: &str) -> Result<Option<serde_json::Value>> {
+        let known = self.survey()?;
+        let found = known.iter().rev().find(|known| known.number == number);
+        let found = found.ok_or_else(|| Error::NoGeneration { number, retained: numbers(&known) })?;
+        found.sidecar.as_deref().map_or(Ok(None), |sidecar| read_note(sidecar, note))
+    }
+
+    /// Keeps a generation from being removed until [`unprotect`](Self::unprotect); repeating it changes nothing.
+    pub fn protect(&self, lock: &WriterLock, number: u32, owner: &str) -> Result<()> {
+        lock.must_be_for(self.dir())?;
+        let known = self.survey()?;
+        let Some(found) = known.iter().rev().find(|known| known.number == number) else {
+            return Err(Error::NoGeneration { number, retained: numbers(&known) });
+        };
+        let tag = survey::tag_of(owner, number);
+        match self.table().tags()?.iter().any(|(present, _)| *present == tag) {
+            true => Ok(()),
+            false => self.table().tag(&tag, found.table.version()),
+        }
+    }
+
+    /// Gives up a protection; the generation goes with the next commit unless something else keeps it. One that is not there
+    /// is no error.
+    pub fn unprotect(&self, lock: &WriterLock, number: u32, owner: &str) -> Result<()> {
+        lock.must_be_for(self.dir())?;
+        let tag = survey::tag_of(owner, number);
+        match self.table().tags()?.iter().any(|(present, _)| *present == tag) {
+            true => self.table().untag(&tag),
+            false => Ok(()),
+        }
+    }
+
+    /// The newest state that is wanted, of these passages.
+    fn here<'a>(&self, known: &'a [Known], wanted: impl Fn(&Known) -> bool) -> Option<&'a Known> {
+        known.iter().rev().find(|known| wanted(known) && known.rows == *self.rows())
+    }
+}
+
+fn load(known: &Known) -> Result<Generation> {
+    Generation::load(known, known.rows.len())
+}
+
+/// Numbers of generations, each once.
+pub(crate) fn numbers(known: &[Known]) -> Vec<u32> {
+    let mut numbers: Vec<u32> = known.iter().map(|known| known.number).collect();
+    numbers.dedup();
+    numbers
+}

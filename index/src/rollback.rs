@@ -1,0 +1,105 @@
+//! Going back: what an earlier generation was becomes the newest again, under a new number.
+
+use crate::adopt::{complete, params_of};
+use crate::compact::{Source, replace_all};
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::graph_plan::GraphPlan;
+use crate::journal;
+use crate::lock::WriterLock;
+use crate::publish::{CommitStage, publish};
+use crate::retained::numbers;
+use crate::retire::retire;
+use crate::survey::{self, Known};
+use crate::table::Table;
+use crate::writer::{next_number, register};
+
+impl Corpus {
+    /// Makes a retained generation, in its newest state, the newest again, with the passages and vectors it has, under the
+    /// next number, which is returned. What was newest stays retained as the one before. Going back to what is the newest
+    /// already is an error.
+    ///
+    /// Durable on return. One commit: an error or a crash before it leaves the index as it was. The vectors are written again,
+    /// so that a number still names one set of files; the graph is used again where no passage of the generation is deleted
+    /// or all of its rows are those of the newest.
+    pub fn rollback(&self, lock: &WriterLock, number: u32) -> Result<u32> {
+        lock.must_be_for(self.dir())?;
+        let known = self.survey()?;
+        let wanted = known.iter().rev().find(|known| known.number == number);
+        let wanted = wanted.ok_or_else(|| Error::NoGeneration { number, retained: numbers(&known) })?;
+        rollback(self, &known, wanted)
+    }
+
+    /// The same for the state of the index at a version of the dataset, which undoes appending and deleting as well.
+    pub fn rollback_to_version(&self, lock: &WriterLock, version: u64) -> Result<u32> {
+        lock.must_be_for(self.dir())?;
+        let known = self.survey()?;
+        let wanted = known.iter().find(|known| known.table.version() == version).ok_or_else(|| Error::NoVersion {
+            version,
+            retained: known.iter().map(|known| known.table.version()).collect(),
+        })?;
+        rollback(self, &known, wanted)
+    }
+}
+
+fn rollback(corpus: &Corpus, known: &[Known], wanted: &Known) -> Result<u32> {
+    let (dir, uuid) = (corpus.dir(), corpus.uuid());
+    let latest = corpus.table().latest()?;
+    if known.last().is_some_and(|newest| newest.table.version() == wanted.table.version()) {
+        return Err(Error::Newest { number: wanted.number, version: wanted.table.version() });
+    }
+    let number = next_number(known);
+    let table = register(&latest, number, &wanted.fingerprint, known)?;
+    let vectors = wanted.table.vectors(wanted.rows.len(), wanted.dim)?;
+    let same_rows = wanted.rows == latest.rows()?;
+    let deleted = wanted.table.deleted()?;
+    let table = match same_rows {
+        true => vectors_only(&table, wanted, number, &vectors)?,
+        false => everything(corpus, &table, wanted, &deleted, number, &vectors)?,
+    };
+    drop(vectors);
+    journal::discard(dir)?;
+    let now = survey::newest(dir, uuid, &table)?.ok_or_else(|| Error::corrupt(dir, "the newest generation is gone"))?;
+    let params = params_of(wanted);
+    let mut observe = |_: CommitStage| {};
+    if same_rows || deleted.is_empty() {
+        complete(dir, uuid, &now, wanted, &params, &mut observe)?;
+    } else {
+        let now = Known { sidecar: wanted.sidecar.clone(), ..now };
+        publish(dir, uuid, &now, &now.rows.fragments, (&params, GraphPlan::Build), &mut observe)?;
+    }
+    retire(dir, uuid, &table, &Default::default())?;
+    Ok(number)
+}
+
+/// The passages are those of the newest: only vectors are replaced.
+fn vectors_only(table: &Table, wanted: &Known, number: u32, vectors: &[f32]) -> Result<Table> {
+    let mut staged = Vec::new();
+    for fragment in &wanted.rows.fragments {
+        let rows = fragment.first as usize * wanted.dim..(fragment.first + fragment.rows) as usize * wanted.dim;
+        staged.push(table.stage(fragment, number, wanted.dim, &vectors[rows])?);
+    }
+    table.replace(&staged, number, "rollback")
+}
+
+/// The passages are others: all fragments are replaced. Text files are used again but where rows are deleted: Lance ties
+/// deletions to a fragment, which these cannot be again.
+fn everything(
+    corpus: &Corpus,
+    table: &Table,
+    wanted: &Known,
+    deleted: &[u32],
+    number: u32,
+    vectors: &[f32],
+) -> Result<Table> {
+    let source = Source { table: &wanted.table, known: wanted, deleted, vectors };
+    let mut pieces = Vec::new();
+    for (fragment, deletion) in wanted.rows.fragments.iter().zip(&wanted.rows.deletions) {
+        let rows = fragment.first as usize * wanted.dim..(fragment.first + fragment.rows) as usize * wanted.dim;
+        match deletion {
+            None => pieces.push(wanted.table.stage_again(fragment, number, wanted.dim, &vectors[rows])?),
+            Some(_) => source.merge(std::slice::from_ref(fragment), table, number, &mut pieces)?,
+        }
+    }
+    replace_all(corpus, table, pieces, "rollback", Some(number))
+}

@@ -1,0 +1,34 @@
+//! A newest manifest that a power cut left half-written, set aside so that the dataset opens.
+
+use std::path::Path;
+
+use crate::durable::{name, sync_dir};
+use crate::error::{Error, Result};
+use crate::lock::WriterLock;
+use crate::table::Table;
+
+/// Name of the directory for damaged files that were set aside.
+pub(crate) const DAMAGED: &str = "damaged";
+
+/// Moves half-written newest manifests to [`DAMAGED`]; one line for each.
+pub(crate) fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
+    let mut notices = Vec::new();
+    if Table::torn_manifest(dir)?.is_none() {
+        return Ok(notices);
+    }
+    // Under the lock, so that two who open at once do not both do it; looked for again, since the other may have done it.
+    let _lock = WriterLock::take(dir, "mending a torn manifest")?;
+    while let Some(torn) = Table::torn_manifest(dir)? {
+        let aside = dir.join(DAMAGED);
+        std::fs::create_dir_all(&aside).map_err(Error::io("creating", &aside))?;
+        let target = aside.join(name(&torn));
+        std::fs::rename(&torn, &target).map_err(Error::io("renaming to", &target))?;
+        sync_dir(&aside)?;
+        sync_dir(torn.parent().unwrap_or(dir))?;
+        notices.push(format!(
+            "the newest manifest was half-written and was set aside as `{DAMAGED}/{}`: the last commit before a power cut is lost",
+            name(&torn)
+        ));
+    }
+    Ok(notices)
+}
