@@ -12,7 +12,7 @@
 //! questions ------------+--> Step (scores, log-likelihoods) --> Objective --> gradients --> AdamW
 //!                                  ^                                                          |
 //! generator folder --> Generator --+<---------------------------------------------------------+
-//!                                        every N steps: embed_corpus again (refresh)
+//!                                        by its policy: embedded again in whole or in part (refresh)
 //! ```
 //!
 //! A **Corpus** is the passages. A **Generation** is one complete, immutable embedding of them by one encoder state, with
@@ -79,6 +79,11 @@
 //! except in training, which declares that its index may be stale: the index then only selects passages, and their scores
 //! are recomputed from live vectors (REALM). Several generations are kept, so that every strategy finds the one its base
 //! encoder embedded, whatever was trained before on the same index. `index/FORMAT.md` has the bytes and the crash table.
+//!
+//! How it follows while passages train is a policy (`train::refresh`): in whole, beside training, in part, mapped, when it has
+//! drifted, or not at all. Policies are pure functions of steps and measurements; `train::reindex` acts, measures what the index
+//! finds before and after, and writes that down. Scores of different encoder states are never compared: where only some vectors
+//! are new, live ones rank (`pipeline::fresh`). Whatever is kept between steps is in the checkpoint.
 //!
 //! # Which model code is whose
 //!

@@ -1,4 +1,4 @@
-"""Prints what the measurements of benches/speed.sh depend on, as one line of JSON: machine, versions, date, settings; no path."""
+"""Prints what the measurements of benches/speed.sh and search.sh depend on, as one line of JSON: machine, versions, date, settings; no path."""
 
 import datetime
 import importlib.metadata
@@ -8,11 +8,13 @@ import subprocess
 
 from common import threads
 
-PACKAGES = ["torch", "transformers", "peft", "sentence-transformers", "tokenizers", "numpy", "onnx", "onnxruntime"]
+PACKAGES = ["torch", "transformers", "peft", "sentence-transformers", "tokenizers", "numpy", "onnx", "onnxruntime",
+            "hnswlib", "faiss-cpu", "usearch"]
 FLAGS = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8"]
 SETTINGS = [
     "ROUNDS", "WORKS", "PASSAGES", "PRECISIONS", "REPETITIONS", "COMPILE", "LD_PRELOAD",
     "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_",
+    "EFS", "LINKS", "EF_CONSTRUCTION", "SIZES", "NOISE", "CLOCK",
 ]
 
 

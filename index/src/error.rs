@@ -253,6 +253,11 @@ impl Error {
         if self.out_of_space() {
             return Some("the disk is full: free some space and run the same command again; nothing was lost".into());
         }
+        if self.read_only() {
+            return Some(
+                "this user or this disk may only read here: searching works, changing the index does not".into(),
+            );
+        }
         Some(match self {
             Error::NoIndex { dir, .. } => {
                 format!("build one: `ragtune index build --corpus FILE --encoder DIR --out {}`", dir.display())
@@ -301,14 +306,21 @@ impl Error {
 
     /// Whether the cause is a full disk.
     pub(crate) fn out_of_space(&self) -> bool {
+        self.caused_by(&[std::io::ErrorKind::StorageFull], "No space left on device")
+    }
+
+    /// Whether the cause is that nothing may be written.
+    fn read_only(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        self.caused_by(&[PermissionDenied, ReadOnlyFilesystem], "Read-only file system")
+    }
+
+    /// Whether the system's error is of such a kind, or, where a library wraps it in a type of its own, says so.
+    fn caused_by(&self, kinds: &[std::io::ErrorKind], said: &str) -> bool {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(self);
         while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<std::io::Error>()
-                && io.kind() == std::io::ErrorKind::StorageFull
-            {
-                return true;
-            }
-            if error.to_string().contains("No space left on device") {
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if kind.is_some_and(|kind| kinds.contains(&kind)) || error.to_string().contains(said) {
                 return true;
             }
             cause = error.source();

@@ -27,17 +27,36 @@ pub enum GraphPlan {
         /// added; when more still is, the graph is built anew.
         max_loss: f32,
     },
+    /// The same with the edges of this generation, whatever was committed since: what a run does again after a crash has the
+    /// edges that it would have had.
+    ReuseOf {
+        /// Its number.
+        generation: u32,
+        /// As above.
+        max_loss: f32,
+    },
 }
 
 impl GraphPlan {
     /// Refuses a loss that is none.
     pub(crate) fn check(self) -> Result<()> {
         match self {
-            GraphPlan::Reuse { max_loss } if !(0.0..=1.0).contains(&max_loss) => {
+            GraphPlan::Reuse { max_loss } | GraphPlan::ReuseOf { max_loss, .. } if !(0.0..=1.0).contains(&max_loss) => {
                 let expected = "a number from 0 to 1";
                 Err(Error::Setting { name: "the recall that may be lost", value: max_loss.to_string(), expected })
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl GraphPlan {
+    /// Whether edges of this generation may be used, and the loss that is allowed them.
+    fn allows(self, generation: u32) -> Option<f32> {
+        match self {
+            GraphPlan::Build => None,
+            GraphPlan::Reuse { max_loss } => Some(max_loss),
+            GraphPlan::ReuseOf { generation: asked, max_loss } => (asked == generation).then_some(max_loss),
         }
     }
 }
@@ -57,18 +76,21 @@ pub(crate) struct Source {
     info: GraphInfo,
 }
 
-/// The newest generation before `number` whose graph is whole, was made and measured by the same parameters, and is over the
+/// The newest generation before `number` that the plan allows and whose graph is whole, was made and measured by the same parameters, and is over the
 /// same passages at the same ordinals: the same rows in the same fragments.
 pub(crate) fn source(
     (dir, uuid): (&Path, &str),
     table: &Table,
     number: u32,
     fragments: &[Fragment],
-    params: &GraphParams,
+    (params, plan): (&GraphParams, GraphPlan),
 ) -> Result<Option<Source>> {
     let passages = fragments.iter().map(|fragment| (fragment.id, fragment.rows));
     let len: usize = fragments.iter().map(|fragment| fragment.rows as usize).sum();
     for known in survey::all(dir, uuid, table)?.iter().rev().filter(|known| known.number < number) {
+        if plan.allows(known.number).is_none() {
+            continue;
+        }
         let Known { sidecar: Some(sidecar), manifest: Ok(manifest), .. } = known else { continue };
         let rows = manifest.vectors.iter().map(|vectors| (vectors.fragment, vectors.rows));
         let GraphInfo { links, ef_construction, ef, probes, .. } = manifest.graph;
@@ -107,7 +129,8 @@ pub(crate) fn make(
         unreachable_relinked: relinked,
         bytes: 0,
     };
-    if let (GraphPlan::Reuse { max_loss }, Some(Source { number, graph, info: old })) = (plan, source) {
+    let source = source.and_then(|source| Some((plan.allows(source.number)?, source)));
+    if let Some((max_loss, Source { number, graph, info: old })) = source {
         // Measured against the build, however many refreshes ago that was: small losses must not add up unseen.
         let built = old.built_recall_at_10.unwrap_or(old.recall_at_10);
         // What several refreshes without a change share is one origin: the generation that has these edges first.

@@ -12,8 +12,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ragtune_lexical::{Bm25, Builder, RULES};
-use ragtune_nearest::Hit;
+use ragtune_lexical::{Bm25, Builder, Fits, OTHER, RULES};
+use ragtune_nearest::{Allowed, Hit};
 
 use crate::corpus::Corpus;
 use crate::durable::write_atomic;
@@ -61,19 +61,38 @@ impl Lexical {
     ///
     /// Runs on all threads of rayon's pool; the result does not depend on their number.
     pub fn search(&self, questions: &[&str], k: usize, also: &[Vec<u32>]) -> Result<Vec<Ranked>> {
-        if k > self.index.passages() {
-            return Err(Error::TooMany { k, len: self.index.passages() });
+        if k > self.len() {
+            return Err(Error::TooMany { k, len: self.len() });
         }
+        Ok(self.ranked(questions, k, also, None))
+    }
+
+    /// The same among the passages of a set. Hits are fewer than `k` where fewer are allowed; scores are what they are without it.
+    pub fn search_among(
+        &self,
+        questions: &[&str],
+        k: usize,
+        also: &[Vec<u32>],
+        allowed: &Allowed,
+    ) -> Result<Vec<Ranked>> {
+        if allowed.len() != self.index.len() {
+            let what = "the set of allowed passages is one of another corpus".to_string();
+            return Err(Error::Dimension { what, given: allowed.len(), expected: self.index.len() });
+        }
+        Ok(self.ranked(questions, k, also, Some(&|ordinal| allowed.contains(ordinal))))
+    }
+
+    fn ranked(&self, questions: &[&str], k: usize, also: &[Vec<u32>], fits: Option<Fits<'_>>) -> Vec<Ranked> {
         let hit = |(ordinal, score): (u32, f32)| Hit { ordinal, score };
-        let found = self.index.search(questions, k, also).into_iter().map(|ranked| Ranked {
+        let found = self.index.search(questions, k, also, fits).into_iter().map(|ranked| Ranked {
             hits: ranked.hits.into_iter().map(hit).collect(),
             matched: ranked.matched,
             also: ranked.also,
         });
-        Ok(found.collect())
+        found.collect()
     }
 
-    /// Number of passages it can find.
+    /// Number of passages it can find: deleted ones are none.
     pub fn len(&self) -> usize {
         self.index.passages()
     }
@@ -100,8 +119,8 @@ impl Lexical {
 }
 
 impl Corpus {
-    /// The words of all passages for BM25: read where they are kept and fit for use, else made from the passages (about 20 MB of
-    /// text a second) and kept as `keep` says.
+    /// The words of all passages that this corpus has, for BM25: read where they are kept and fit for use, else made from the
+    /// passages (about 20 MB of text a second) and kept as `keep` says. Those of an earlier state of the index are never kept.
     pub fn lexical(&self, keep: Keep<'_>) -> Result<Lexical> {
         if let Keep::Under(lock) = keep {
             lock.must_be_for(self.dir())?;
@@ -114,27 +133,38 @@ impl Corpus {
         let index = make(self)?;
         let not_kept = match keep {
             Keep::No => None,
-            Keep::Under(_) => write(self, &index, &belongs).map(|()| None)?,
+            Keep::Under(_) => self.keep_words(&index, &belongs)?,
             Keep::IfFree => {
-                let written = self.lock("building the index of words").and_then(|_lock| write(self, &index, &belongs));
-                written.err().map(|error| error.in_full())
+                let locked = self.lock("collecting the words of the passages");
+                let kept = locked.and_then(|_lock| self.keep_words(&index, &belongs));
+                kept.unwrap_or_else(|error| Some(error.in_full()))
             }
         };
         Ok(Lexical { index: Arc::new(index), made: Some(why), not_kept })
     }
+
+    /// Writes them where they are those of the newest passages, else says that they are not. The caller holds the lock.
+    fn keep_words(&self, index: &Bm25, belongs: &[u8; 32]) -> Result<Option<String>> {
+        if self::belongs(&self.reopen()?)? != *belongs {
+            return Ok(Some("the index has other passages by now".into()));
+        }
+        write(self, index, belongs).map(|()| None)
+    }
 }
 
-/// What is wrong with the file, if there is one.
+/// What is wrong with the file, if there is one. One that is whole and belongs to other passages is as good as none: they were
+/// appended, deleted or compacted since, and the next search by words makes it anew.
 pub(crate) fn defect(corpus: &Corpus) -> Result<Option<String>> {
     if !path(corpus).exists() {
         return Ok(None);
     }
-    Ok(read(corpus, &belongs(corpus)?).err())
+    Ok(read(corpus, &belongs(corpus)?).err().filter(|what| !what.ends_with(OTHER)))
 }
 
-/// Makes the file anew. The caller holds the lock.
+/// Makes the file anew, from the newest passages. The caller holds the lock.
 pub(crate) fn remake(corpus: &Corpus) -> Result<()> {
-    write(corpus, &make(corpus)?, &belongs(corpus)?)
+    let corpus = corpus.reopen()?;
+    write(&corpus, &make(&corpus)?, &belongs(&corpus)?)
 }
 
 fn path(corpus: &Corpus) -> PathBuf {
@@ -155,12 +185,15 @@ fn write(corpus: &Corpus, index: &Bm25, belongs: &[u8; 32]) -> Result<()> {
 }
 
 /// The identity of the passages as they are here: names of text files are random and never used again, so that equal names mean
-/// equal texts. The rules of what a word is are part of it.
+/// equal texts. The rules of what a word is are part of it, and which passages are deleted.
 fn belongs(corpus: &Corpus) -> Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("words {RULES}\n{}\n", corpus.uuid()).as_bytes());
     for (file, fragment) in corpus.table().text_files()?.iter().zip(corpus.fragments()) {
         hasher.update(format!("{file} {} {}\n", fragment.first, fragment.rows).as_bytes());
+    }
+    for ordinal in corpus.deleted() {
+        hasher.update(&ordinal.to_le_bytes());
     }
     Ok(hasher.finalize().into())
 }
@@ -171,8 +204,11 @@ fn make(corpus: &Corpus) -> Result<Bm25> {
         let mut start = 0;
         while start < fragment.rows {
             let end = fragment.rows.min(start + WINDOW);
-            for passage in corpus.read(&fragment, start..end)? {
-                builder.add(&format!("{} {}", passage.title, passage.text));
+            for (ordinal, passage) in (fragment.first + start..).zip(corpus.read(&fragment, start..end)?) {
+                match corpus.is_deleted(ordinal) {
+                    true => builder.skip(),
+                    false => builder.add(&format!("{} {}", passage.title, passage.text)),
+                }
             }
             start = end;
         }

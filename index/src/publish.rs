@@ -42,8 +42,8 @@ pub(crate) fn publish(
     let vectors = load_vectors(known, len)?;
     let source = match plan {
         GraphPlan::Build => None,
-        GraphPlan::Reuse { .. } => {
-            graph_plan::source((dir, uuid), &known.table.latest()?, known.number, fragments, params)?
+        GraphPlan::Reuse { .. } | GraphPlan::ReuseOf { .. } => {
+            graph_plan::source((dir, uuid), &known.table.latest()?, known.number, fragments, (params, plan))?
         }
     };
     let Made { graph, mut info } = graph_plan::make(&vectors, known.dim, params, plan, source, observe)?;

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod index;
 mod retriever;
 mod train;
 
+pub use index::{IndexAppendArgs, IndexArgs, IndexDeleteArgs, IndexGcArgs, IndexRefreshArgs, IndexRollbackArgs};
 pub use retriever::RetrieverArgs;
 pub use train::TrainArgs;
 
@@ -23,7 +25,7 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Build, search and check an index of passages.
+    /// Build, search, change and check an index of passages.
     #[command(subcommand)]
     Index(IndexCommand),
     /// Train a pipeline by a strategy and evaluate it.
@@ -56,6 +58,21 @@ pub enum IndexCommand {
     Build(IndexBuildArgs),
     /// Find the passages nearest to a text, or those that share its words.
     Search(IndexSearchArgs),
+    /// Embed new passages and add them; they are found at once.
+    Append(IndexAppendArgs),
+    /// Delete passages by id; they are in no result any more, and leave the disk with `compact` and `gc`.
+    Delete(IndexDeleteArgs),
+    /// Drop deleted passages, merge small fragments, build the graph over all passages.
+    Compact(IndexArgs),
+    /// Remove versions, generations and files that nobody needs; the newest state, the generation before, protected ones and
+    /// interrupted work stay.
+    Gc(IndexGcArgs),
+    /// Embed all passages again as a new generation; an interrupted refresh goes on where it stopped.
+    Refresh(IndexRefreshArgs),
+    /// List the retained states: what was done, when, and what can be gone back to.
+    Versions(IndexArgs),
+    /// Make an earlier generation or state the newest again, under a new number.
+    Rollback(IndexRollbackArgs),
     /// Print passages, generation, encoder fingerprint, bytes, graph recall and build times.
     Stats {
         /// The index folder.
@@ -133,6 +150,12 @@ pub struct IndexSearchArgs {
     /// Compare with every passage instead of walking the graph.
     #[arg(long)]
     pub exact: bool,
+    /// Only passages that meet this condition over `id`, `title` and `text`, as in SQL: `title LIKE 'A%'`.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: Option<String>,
+    /// Only passages whose ids are in this file, one a line.
+    #[arg(long)]
+    pub ids: Option<PathBuf>,
     /// Candidates kept while the graph is searched.
     #[arg(long, default_value_t = 64)]
     pub ef: usize,

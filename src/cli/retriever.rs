@@ -12,7 +12,7 @@ use crate::pipeline::retriever::{Fusion, Kind, RetrieverSettings, Wanted};
 pub struct RetrieverArgs {
     /// What finds passages: `dense` (nearest vectors), `bm25` (shared words; where fewer passages share one than are asked for,
     /// the first of the corpus fill up) or `hybrid` (both lists put together). It only finds: the scores that weigh passages in
-    /// an answer and that a strategy trains are the encoder's in any case [default: dense].
+    /// an answer and that a strategy trains are the encoder's in any case [default: dense; of a run that is evaluated, its own].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retriever: Option<String>,

@@ -18,7 +18,7 @@ use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::{AnswerReader, AnswerSettings, check_search};
-use crate::pipeline::identity::{encoder_of, searched_by};
+use crate::pipeline::identity::{encoder_of, searched_with};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::retriever::{Retriever, RetrieverSettings};
 use crate::pipeline::selector::{CANDIDATES, Kind, Selector};
@@ -106,13 +106,13 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     };
     let corpus = Corpus::open(&parts.index)?;
     let questions = read_questions(&args.questions, &corpus)?;
-    if parts.top_k > corpus.len() {
+    if parts.top_k > corpus.passages() {
         return Err(Error::new(format!(
             "`--top-k {}` is more than the {} passages of the corpus",
             parts.top_k,
-            corpus.len()
+            corpus.passages()
         ))
-        .hint(format!("choose at most `--top-k {}`", corpus.len())));
+        .hint(format!("choose at most `--top-k {}`", corpus.passages())));
     }
     let encoder_name = match &parts.encoder {
         Some(folder) => folder.clone(),
@@ -121,7 +121,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     let encoder_folder = found("encoder", &encoder_name)?;
     let device = crate::models::device::open(&args.device)?;
     let encoder = Encoder::load(&encoder_folder, &device)?;
-    let (generation, by) = searched_by(&corpus, &encoder, &encoder_folder)?;
+    let (corpus, generation, by) = searched_with(&corpus, &encoder, &encoder_folder)?;
     let generator_folder = found("generator", &parts.generator)?;
     let mut generator = Generator::load_as(&generator_folder, &device, generator_format(&parts.generator_dtype)?)?;
     if let Some(adapter) = &parts.adapter {

@@ -1,15 +1,16 @@
 //! `ragtune index search`: the passages nearest to a text, or those that share its words.
 
-use ragtune_index::{Corpus, Generation, Hit, Keep, Search, Trust};
+use ragtune_index::{Allowed, Corpus, Hit, Keep, Search, Trust};
 use serde::Serialize;
 
+use super::index_change::ids_of;
 use super::{announce_graph, announce_words, locate, print_json, print_text};
 use crate::cli::IndexSearchArgs;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
-use crate::pipeline::identity::{encoder_of, searched_by};
-use crate::pipeline::retriever::Retriever;
+use crate::pipeline::identity::{encoder_of, searched_with};
+use crate::pipeline::retriever::{ByVectors, Kind, Retriever, RetrieverSettings};
 
 #[derive(Serialize)]
 struct Found {
@@ -31,11 +32,9 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
     }
     let settings = args.retriever.settings()?;
     let corpus = Corpus::open(&args.index)?;
-    let retriever = Retriever::open(settings, &corpus, Keep::IfFree)?;
-    announce_words(&retriever);
-    let hits = match retriever.embeds_questions() {
-        true => by_vectors(args, &corpus, &retriever)?,
-        false => by_words(args, &retriever)?,
+    let (corpus, hits) = match settings.kind {
+        Kind::Bm25 => by_words(args, settings, corpus)?,
+        Kind::Dense | Kind::Hybrid => by_vectors(args, settings, &corpus)?,
     };
     let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
     let found: Vec<Found> = corpus
@@ -61,31 +60,56 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// With the encoder: by it alone, or by words too.
-fn by_vectors(args: &IndexSearchArgs, corpus: &Corpus, retriever: &Retriever) -> Result<Vec<Hit>> {
+/// With the encoder, by it alone or by words too; with the passages that it embedded.
+fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corpus) -> Result<(Corpus, Vec<Hit>)> {
     let name = match &args.encoder {
         Some(name) => name.clone(),
         None => encoder_of(corpus)?,
     };
     let folder = locate(&name)?.folder;
     let encoder = Encoder::load(&folder, &crate::models::device::open(&args.device)?)?;
-    let (generation, by): (Generation, _) = searched_by(corpus, &encoder, &folder)?;
+    let (corpus, generation, by) = searched_with(corpus, &encoder, &folder)?;
+    let retriever = Retriever::open(settings, &corpus, Keep::IfFree)?;
+    announce_words(&retriever);
+    let allowed = allowed(&corpus, args)?;
     let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
     let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
     announce_graph(&generation, how);
-    let found = retriever.find(&generation, how, &[&args.query], Some(&vector), args.top_k, Trust::Same(&by))?;
-    Ok(found.hits.into_iter().flatten().collect())
+    let by = ByVectors { generation: &generation, search: how, trust: Trust::Same(&by), vectors: Some(&vector) };
+    let found = retriever.find(&[&args.query], by, args.top_k, allowed.as_ref())?;
+    Ok((corpus, found.hits.into_iter().flatten().collect()))
 }
 
-/// Without it: no model is loaded.
-fn by_words(args: &IndexSearchArgs, retriever: &Retriever) -> Result<Vec<Hit>> {
-    let Some(found) = retriever.by_words(&[&args.query], args.top_k)?.pop() else { return Ok(Vec::new()) };
-    if found.matched < found.hits.len() {
-        eprintln!(
-            "{} passages share a word with the query; the first of the corpus follow, with score 0",
-            if found.matched == 0 { "no".to_owned() } else { format!("only {}", found.matched) }
-        );
+/// Without it, among the newest passages: no model is loaded.
+fn by_words(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: Corpus) -> Result<(Corpus, Vec<Hit>)> {
+    let retriever = Retriever::open(settings, &corpus, Keep::IfFree)?;
+    announce_words(&retriever);
+    let allowed = allowed(&corpus, args)?;
+    let found = retriever.by_words(&[&args.query], args.top_k, allowed.as_ref())?;
+    let matched = found.iter().map(|found| found.matched).sum();
+    let hits: Vec<Hit> = found.into_iter().flat_map(|found| found.hits).collect();
+    if hits.len() > matched {
+        let which = if allowed.is_some() { " of those that may be found" } else { "" };
+        let share = match matched {
+            0 => format!("no passage{which} shares a word with the query"),
+            1 => format!("one passage{which} shares a word with the query"),
+            more => format!("{more} passages{which} share a word with the query"),
+        };
+        eprintln!("{share}; others follow in the order of the corpus, with score 0");
     }
-    Ok(found.hits)
+    Ok((corpus, hits))
+}
+
+/// The passages that may be found, where not all may.
+fn allowed(corpus: &Corpus, args: &IndexSearchArgs) -> Result<Option<Allowed>> {
+    let by_condition = args.condition.as_deref().map(|condition| corpus.matching(condition)).transpose()?;
+    let by_id = match &args.ids {
+        Some(file) => Some(corpus.among(&ids_of(file)?)?),
+        None => None,
+    };
+    Ok(match (by_condition, by_id) {
+        (Some(one), Some(other)) => Some(one.and(&other)),
+        (one, other) => one.or(other),
+    })
 }

@@ -16,6 +16,11 @@ use crate::pipeline::identity::{BUILD_NOTE, BuildNote};
 pub struct Stats {
     index: PathBuf,
     passages: u64,
+    /// Deleted passages that a compaction would drop.
+    deleted: usize,
+    fragments: usize,
+    /// Appended passages that the graph does not know.
+    outside_graph: usize,
     corpus: String,
     corpus_blake3: String,
     dimension: usize,
@@ -43,7 +48,10 @@ pub fn run(index: &Path, json: bool) -> Result<u8> {
     }
     let mut lines = vec![
         format!("index        {}", stats.index.display()),
-        format!("corpus       {} ({} passages)", stats.corpus, stats.passages),
+        format!(
+            "corpus       {} ({} passages in {} fragments, {} deleted, {} outside the graph)",
+            stats.corpus, stats.passages, stats.fragments, stats.deleted, stats.outside_graph
+        ),
         format!("generation   {} of {:?}, {} dimensions", stats.generation, stats.generations, stats.dimension),
         format!("encoder      {}", stats.encoder),
     ];
@@ -97,7 +105,10 @@ pub fn gather(index: &Path) -> Result<Stats> {
     }
     Ok(Stats {
         index: index.to_path_buf(),
-        passages: corpus.len() as u64,
+        passages: bytes.passages as u64,
+        deleted: bytes.deleted,
+        fragments: bytes.fragments,
+        outside_graph: bytes.outside_graph,
         corpus: corpus.source().name.clone(),
         corpus_blake3: corpus.source().blake3.clone(),
         dimension: generation.dim(),

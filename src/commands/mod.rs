@@ -21,10 +21,15 @@ mod dry_run;
 mod embed;
 mod eval;
 mod export;
+mod index_append;
 mod index_build;
+mod index_change;
 mod index_check;
+mod index_gc;
+mod index_refresh;
 mod index_search;
 mod index_stats;
+mod index_versions;
 mod inspect;
 mod strategies;
 mod train;
@@ -35,6 +40,13 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Index(IndexCommand::Build(args)) => index_build::run(&args),
         Command::Index(IndexCommand::Search(args)) => index_search::run(&args),
+        Command::Index(IndexCommand::Append(args)) => index_append::run(&args),
+        Command::Index(IndexCommand::Delete(args)) => index_change::delete(&args),
+        Command::Index(IndexCommand::Compact(args)) => index_change::compact(&args),
+        Command::Index(IndexCommand::Gc(args)) => index_gc::run(&args),
+        Command::Index(IndexCommand::Refresh(args)) => index_refresh::run(&args),
+        Command::Index(IndexCommand::Versions(args)) => index_versions::list(&args),
+        Command::Index(IndexCommand::Rollback(args)) => index_versions::rollback(&args),
         Command::Index(IndexCommand::Stats { index, json }) => index_stats::run(&index, json),
         Command::Index(IndexCommand::Check { index, mend, json }) => index_check::run(&index, mend, json),
         Command::Train(args) => train::run(&args),

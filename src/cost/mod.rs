@@ -65,7 +65,7 @@ pub enum Phase {
     Graph,
     /// Making vectors and passages durable.
     Write,
-    /// Putting a new generation in the place of the one that was searched.
+    /// Putting new vectors in the place of those that were searched; fitting a map of them.
     Swap,
     /// Searching the index.
     Retrieve,

@@ -83,7 +83,7 @@ pub fn evaluate(
         .hint("evaluate a selector with `--reader concat`"));
     }
     let given = selector.map_or(0, Selector::candidates);
-    let depth = deepest.max(settings.top_k).max(given).min(pipeline.generation.len());
+    let depth = deepest.max(settings.top_k).max(given).min(pipeline.corpus.passages());
     let width = settings.top_k.max(1) * settings.answer.beams.max(1);
     let mut scores = Vec::with_capacity(questions.len());
     let (mut prompts, mut truncated, mut shortened, mut filled) = (0, 0, 0u64, 0u64);

@@ -116,13 +116,11 @@ pub fn embed_some(
     let embedder = Embedder::new(encoder, settings)?;
     for window in ordinals.chunks(WINDOW as usize) {
         let passages = corpus.get(window)?;
-        vectors.extend(
-            embedder
-                .vectors(&passages, &mut |counts| {
-                    span.add(*counts);
-                })?
-                .vectors,
-        );
+        let embedded = embedder.vectors(&passages, &mut |counts| {
+            span.add(*counts);
+            Ok(())
+        })?;
+        vectors.extend(embedded.vectors);
     }
     Ok(vectors)
 }
@@ -148,8 +146,8 @@ impl<'a> Embedder<'a> {
         Ok(Self { encoder, rounded: encoder.rounded(settings.precision)?, batch_tokens: settings.batch_tokens })
     }
 
-    /// The vectors of passages in their order; `each` hears what every batch took.
-    pub fn vectors(&self, passages: &[Passage], each: &mut dyn FnMut(&Counts)) -> Result<Embeddings> {
+    /// The vectors of passages in their order; `each` hears what every batch took, and may end it with an error.
+    pub fn vectors(&self, passages: &[Passage], each: &mut dyn FnMut(&Counts) -> Result<()>) -> Result<Embeddings> {
         let dim = self.encoder.dim();
         let mut vectors = vec![0f32; passages.len() * dim];
         let texts: Vec<String> = passages.iter().map(passage_text).collect();
@@ -168,7 +166,7 @@ impl<'a> Embedder<'a> {
                 flops: self.encoder.forward_flops(&lengths),
                 passages: batch.len() as u64,
                 bytes: 0,
-            });
+            })?;
         }
         Ok(Embeddings { vectors, truncated: tokenized.truncated as u64 })
     }
@@ -203,6 +201,7 @@ fn embed_fragment(
             span.add(*counts);
             done += counts.passages;
             progress(done);
+            Ok(())
         })?;
         *truncated += embedded.truncated;
         vectors.extend(embedded.vectors);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ragtune_index::{Corpus, Fingerprint, Generation};
+use ragtune_index::{Corpus, Fingerprint, Generation, GraphParams};
 use serde::{Deserialize, Serialize};
 
 use super::embed::fingerprint_of;
@@ -37,7 +37,7 @@ pub fn build_note(corpus: &Corpus) -> Result<Option<BuildNote>> {
     let mut generations = corpus.generations()?;
     generations.sort_by_key(|info| std::cmp::Reverse(info.number));
     for info in generations {
-        if let Some(value) = corpus.generation(info.number)?.recorded(BUILD_NOTE)? {
+        if let Some(value) = corpus.recorded(info.number, BUILD_NOTE)? {
             return Ok(Some(serde_json::from_value(value)?));
         }
     }
@@ -50,6 +50,22 @@ pub fn encoder_of(corpus: &Corpus) -> Result<PathBuf> {
         Error::new(format!("the index `{}` does not say which encoder built it", corpus.dir().display()))
             .hint("name the encoder folder with `--encoder DIR`")
     })
+}
+
+/// What the passages of these vectors were rounded to: a refresh or an append embeds them likewise.
+pub fn precision_of(by: &Fingerprint) -> Result<Precision> {
+    by.get("passage_dtype").map_or(Ok(Precision::F32), crate::config::precision)
+}
+
+/// How the newest graph of an index was built; the defaults where there is none.
+pub fn graph_params_of(corpus: &Corpus) -> Result<GraphParams> {
+    let defaults = GraphParams::default();
+    let graph = corpus.generations()?.into_iter().rev().find_map(|info| info.graph);
+    Ok(graph.map_or(defaults, |graph| GraphParams {
+        links: graph.links,
+        ef_construction: graph.ef_construction,
+        ..defaults
+    }))
 }
 
 /// What an encoder folder says of itself beside its weights, in `ragtune.json`: which vectors its questions may search,
@@ -84,29 +100,57 @@ pub fn mark_question_side(folder: &Path, searches: &Fingerprint) -> Result<()> {
     replace_file(&folder.join(QUESTION_SIDE), |path| Ok(std::fs::write(path, &text)?))
 }
 
-/// The newest generation this encoder may search, with the fingerprint it was embedded by. An index without one is refused
-/// with both fingerprints and the command that mends it.
+/// The newest generation of these passages that this encoder may search, with the fingerprint it was embedded by. An index
+/// without one is refused with both fingerprints and the command that mends it.
 pub fn searched_by(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<(Generation, Fingerprint)> {
+    if let Some(found) = first_of(encoder, folder, |by| Ok(corpus.generation_for(by)?))? {
+        return Ok(found);
+    }
+    match first_of(encoder, folder, |by| Ok(corpus.with_generation_for(by)?))? {
+        Some(((_, earlier), _)) => Err(ragtune_index::Error::OtherPassages { number: earlier.number() }.into()),
+        None => Err(none_for(corpus, encoder, folder)?),
+    }
+}
+
+/// The same over whatever passages the index had when this encoder embedded them, with the corpus of those.
+pub fn searched_with(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<(Corpus, Generation, Fingerprint)> {
+    match first_of(encoder, folder, |by| Ok(corpus.with_generation_for(by)?))? {
+        Some(((corpus, generation), by)) => Ok((corpus, generation, by)),
+        None => Err(none_for(corpus, encoder, folder)?),
+    }
+}
+
+/// The first of the fingerprints that this encoder may search for which there is something.
+fn first_of<T>(
+    encoder: &Encoder,
+    folder: &Path,
+    look: impl Fn(&Fingerprint) -> Result<Option<T>>,
+) -> Result<Option<(T, Fingerprint)>> {
     let by = searches(encoder, folder)?;
-    if let Some(generation) = corpus.generation_for(&by)? {
-        return Ok((generation, by));
+    if let Some(found) = look(&by)? {
+        return Ok(Some((found, by)));
     }
     // Passages that this encoder embedded with rounded matrices are its own as well.
     if by == fingerprint_of(encoder, Precision::F32)? {
         for precision in Precision::ALL {
             let rounded = fingerprint_of(encoder, precision)?;
-            if let Some(generation) = corpus.generation_for(&rounded)? {
-                return Ok((generation, rounded));
+            if let Some(found) = look(&rounded)? {
+                return Ok(Some((found, rounded)));
             }
         }
     }
+    Ok(None)
+}
+
+/// That an index has nothing this encoder may search.
+fn none_for(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<Error> {
+    let by = searches(encoder, folder)?;
     let dir = corpus.dir().display();
-    let Some(current) = corpus.current()? else {
-        return Err(Error::new(format!("the index `{dir}` holds passages but no vectors: its build was interrupted"))
+    let Some(stored) = corpus.generations()?.pop().map(|newest| newest.fingerprint) else {
+        return Ok(Error::new(format!("the index `{dir}` holds passages but no vectors: its build was interrupted"))
             .hint("run the same `ragtune index build` again; it goes on where it stopped"));
     };
-    let stored = current.fingerprint();
-    Err(Error::new(format!(
+    Ok(Error::new(format!(
         "the encoder `{}` has fingerprint `{}`, but the vectors of the index `{dir}` were embedded by `{}`; they differ in {}",
         folder.display(),
         by.id(),

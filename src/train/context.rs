@@ -91,7 +91,7 @@ impl Trainer<'_> {
             let chosen = match passages {
                 Passages::GoldFirst => gold_first(&self.gold(question)?, &found),
                 Passages::Irrelevant => {
-                    let avoid = [self.gold(question)?, found.clone()].concat();
+                    let avoid = [&self.gold(question)?, &found[..], self.pipeline.corpus.deleted()].concat();
                     with_irrelevant(&found, &avoid, self.pipeline.corpus.len() as u32, self.config.seed, &question.id)
                 }
                 Passages::BothEnds => both_ends(&found),
@@ -122,7 +122,7 @@ impl Trainer<'_> {
             };
             let _span = self.ledger.span(Phase::Retrieve);
             let pipeline = &self.pipeline;
-            let depth = depth.min(pipeline.generation.len());
+            let depth = depth.min(pipeline.corpus.passages());
             let hits = pipeline.generation.search(&vectors, depth, pipeline.search, Trust::StaleAllowed)?;
             found.extend(hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect::<Vec<u32>>()));
         }
@@ -144,7 +144,7 @@ impl Trainer<'_> {
             false => None,
         };
         let _span = self.ledger.span(Phase::Retrieve);
-        let depth = depth.min(pipeline.generation.len());
+        let depth = depth.min(pipeline.corpus.passages());
         let found = pipeline.find(texts, vectors.as_deref(), depth, Trust::StaleAllowed)?;
         Ok(found.hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect())
     }

@@ -83,12 +83,11 @@ impl Trainer<'_> {
             None => (None, 0, self.ledger.snapshot()),
         };
         let total = self.pipeline.corpus.len() as u64;
-        let Pipeline { encoder, corpus, .. } = &self.pipeline;
-        let (settings, ledger) = (&self.embed_settings, self.ledger);
-        let embedded =
-            embed_corpus_by(encoder, corpus, self.must_lock()?, settings, graph_plan(reuse), ledger, &mut |done| {
-                observer(Event::Refresh(done, total));
-            })?;
+        let Pipeline { encoder, corpus, generation, .. } = &self.pipeline;
+        let (settings, plan) = (&self.embed_settings, graph_plan(reuse, generation));
+        let embedded = embed_corpus_by(encoder, corpus, self.must_lock()?, settings, plan, self.ledger, &mut |done| {
+            observer(Event::Refresh(done, total));
+        })?;
         let record = RefreshRecord {
             action: RefreshAction::Embedded,
             passages: embedded.passages + probed,
@@ -161,9 +160,13 @@ impl Trainer<'_> {
     }
 }
 
-/// How a generation gets its graph.
-fn graph_plan(reuse: bool) -> GraphPlan {
-    if reuse { GraphPlan::Reuse { max_loss: MAX_LOSS } } else { GraphPlan::Build }
+/// How a generation gets its graph: from the one that is searched now, whatever else lies in the index, so that a run has the
+/// same graphs wherever and however often it runs.
+fn graph_plan(reuse: bool, searched: &Generation) -> GraphPlan {
+    match reuse {
+        true => GraphPlan::ReuseOf { generation: searched.number(), max_loss: MAX_LOSS },
+        false => GraphPlan::Build,
+    }
 }
 
 /// Seconds by phase between two snapshots of a ledger, for one activity.

@@ -21,13 +21,12 @@ use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::EvaluateSettings;
 use crate::hub;
-use crate::models::Precision;
 use crate::models::device::check_precision;
 use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::embed::EmbedSettings;
-use crate::pipeline::identity::{encoder_of, searched_by};
+use crate::pipeline::identity::{encoder_of, precision_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::retriever::Retriever;
 use crate::pipeline::step::{StepSettings, check_answers};
@@ -87,21 +86,21 @@ impl Session {
             refuse_selected(selection, &eval_questions)?;
         }
         labels::check(&questions, config, stages)?;
-        if config.top_k > corpus.len() {
+        if config.top_k > corpus.passages() {
             return Err(Error::new(format!(
                 "`--top-k {}` is more than the {} passages of the corpus",
                 config.top_k,
-                corpus.len()
+                corpus.passages()
             ))
-            .hint(format!("choose at most `--top-k {}`", corpus.len())));
+            .hint(format!("choose at most `--top-k {}`", corpus.passages())));
         }
-        if stages.iter().any(|stage| stage.lists.is_some()) && config.dro.candidates > corpus.len() {
+        if stages.iter().any(|stage| stage.lists.is_some()) && config.dro.candidates > corpus.passages() {
             return Err(Error::new(format!(
                 "`--dro candidates={}` is more than the {} passages of the corpus",
                 config.dro.candidates,
-                corpus.len()
+                corpus.passages()
             ))
-            .hint(format!("choose at most `--dro candidates={}`", corpus.len())));
+            .hint(format!("choose at most `--dro candidates={}`", corpus.passages())));
         }
         let lock = match hold && stages.iter().any(|stage| stage.trains.passages) {
             true => Some(corpus.lock(&format!("ragtune train --out {}", config.out.display()))?),
@@ -319,11 +318,6 @@ pub fn graph_params(generation: &Generation) -> GraphParams {
         Some(graph) => GraphParams { links: graph.links, ef_construction: graph.ef_construction, ..defaults },
         None => defaults,
     }
-}
-
-/// What the passages were rounded to that the run begins with: a refresh embeds them likewise.
-pub fn precision_of(base: &Fingerprint) -> Result<Precision> {
-    base.get("passage_dtype").map_or(Ok(Precision::F32), crate::config::precision)
 }
 
 /// Gives up this run's protection of all generations but those still needed.

@@ -1,5 +1,6 @@
 //! The commands as they are typed: what they print, what they leave, what they refuse.
 
+mod changing;
 mod compare;
 mod data;
 mod embed;

@@ -344,7 +344,9 @@ fn every_phase_is_charged(case: &Case, trains: Trains, left: &Left) {
         expected.insert((Train, Phase::Retrieve));
     }
     if trains.passages {
-        expected.extend([Phase::Embed, Phase::Write, Phase::Graph, Phase::Retrieve].map(|phase| (Refresh, phase)));
+        expected.extend(
+            [Phase::Embed, Phase::Write, Phase::Graph, Phase::Swap, Phase::Retrieve].map(|phase| (Refresh, phase)),
+        );
     }
     let ledger: &LedgerRecord = &left.record.ledger;
     // Models are loaded again between stages that do not build on each other, and read where likelihoods are remembered.

@@ -13,5 +13,6 @@ mod interop;
 mod objectives;
 mod oracles;
 mod real;
+mod refresh;
 mod resume;
 mod support;

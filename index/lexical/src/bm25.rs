@@ -42,6 +42,9 @@ pub struct Bm25 {
     pub(crate) passages: u32,
 }
 
+/// Which passages may be found.
+pub type Fits<'a> = &'a (dyn Fn(u32) -> bool + Sync);
+
 /// What was found for one question.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
@@ -75,15 +78,16 @@ impl Bm25 {
         self.term_ends.len()
     }
 
-    /// The `k` best passages for each question, fewer only where there are fewer; and for question i the scores of the
-    /// passages `also[i]` (missing rows are empty, unknown ordinals score 0). Runs on all threads of rayon's pool.
-    pub fn search(&self, questions: &[&str], k: usize, also: &[Vec<u32>]) -> Vec<Ranked> {
+    /// The `k` best passages for each question, of those that fit where not all do, fewer only where there are fewer; and for
+    /// question i the scores of the passages `also[i]` (missing rows are empty, unknown ordinals score 0). What fits changes no
+    /// score. Runs on all threads of rayon's pool.
+    pub fn search(&self, questions: &[&str], k: usize, also: &[Vec<u32>], fits: Option<Fits<'_>>) -> Vec<Ranked> {
         let rows = questions.par_iter().enumerate();
         let found = rows.map_init(
             || Scores::new(self.len()),
             |scores, (row, question)| {
                 self.score(question, scores);
-                let (hits, matched) = best(scores, k, &self.lengths);
+                let (hits, matched) = best(scores, k, &self.lengths, fits);
                 let asked = also.get(row).map(Vec::as_slice).unwrap_or_default();
                 let also = asked.iter().map(|ordinal| scores.of(*ordinal) as f32).collect();
                 scores.clear();

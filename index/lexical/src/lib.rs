@@ -13,6 +13,7 @@ mod postings;
 mod top;
 mod words;
 
-pub use bm25::{B, Bm25, K1, Ranked};
+pub use bm25::{B, Bm25, Fits, K1, Ranked};
 pub use builder::Builder;
+pub use file::OTHER;
 pub use words::{RULES, STOP_WORDS, words};

@@ -56,7 +56,7 @@ fn words_ranks_and_scores_equal_an_independent_implementation() {
         let index = index_of(texts.iter().map(String::as_str));
         assert_eq!(index.distinct_words(), distinct, "{corpus:?}");
         let asked: Vec<&str> = questions.iter().map(|asked| asked.question.as_str()).collect();
-        for (asked, found) in questions.iter().zip(index.search(&asked, 10, &[])) {
+        for (asked, found) in questions.iter().zip(index.search(&asked, 10, &[], None)) {
             assert_eq!(words(&asked.question), asked.words, "{}", asked.question);
             assert_eq!(found.matched, asked.matched.min(10), "{}", asked.question);
             let ordinals: Vec<u32> = found.hits.iter().map(|hit| hit.0).collect();
@@ -73,13 +73,13 @@ fn the_formula_by_hand() {
     // Words: rain 2, fall 1, spain 1 | rain 1 | nothing. N = 3, mean length 5/3.
     let index = index_of(["Rain, rain falls in Spain", "the rain", ""]);
     assert_eq!((index.len(), index.passages(), index.distinct_words()), (3, 3, 3));
-    let found = index.search(&["rain"], 3, &[vec![1, 2, 9]]).remove(0);
+    let found = index.search(&["rain"], 3, &[vec![1, 2, 9]], None).remove(0);
     let idf = (1.0f64 + (3.0 - 2.0 + 0.5) / (2.0 + 0.5)).ln();
     let score = |tf: f64, length: f64| idf * tf / (tf + 1.2 * (0.25 + 0.75 * length / (5.0 / 3.0)));
     assert_eq!(found.hits, [(1, score(1.0, 1.0) as f32), (0, score(2.0, 4.0) as f32), (2, 0.0)]);
     assert_eq!((found.matched, found.also), (2, vec![score(1.0, 1.0) as f32, 0.0, 0.0]));
     // A word that is asked twice counts twice.
-    let twice = index.search(&["rain rains"], 1, &[]).remove(0);
+    let twice = index.search(&["rain rains"], 1, &[], None).remove(0);
     assert_eq!(twice.hits, [(1, (2.0 * score(1.0, 1.0)) as f32)]);
 }
 
@@ -94,7 +94,7 @@ fn what_shares_no_word_fills_up_in_the_order_of_ordinals_and_what_was_left_out_n
     let index = builder.finish();
     assert_eq!((index.len(), index.passages()), (5, 4));
     let ordinals = |question: &str, k: usize| {
-        let found = index.search(&[question], k, &[]).remove(0);
+        let found = index.search(&[question], k, &[], None).remove(0);
         (found.hits.iter().map(|hit| hit.0).collect::<Vec<_>>(), found.matched)
     };
     assert_eq!(ordinals("moon", 3), (vec![2, 0, 3], 1));
@@ -104,8 +104,20 @@ fn what_shares_no_word_fills_up_in_the_order_of_ordinals_and_what_was_left_out_n
         assert_eq!(ordinals(nothing, 0), (vec![], 0));
     }
     // Nothing at all, and passages without a word.
-    assert!(Builder::new().finish().search(&["sun"], 3, &[])[0].hits.is_empty());
-    assert_eq!(index_of(["", "the"]).search(&["sun"], 3, &[])[0].hits, [(0, 0.0), (1, 0.0)]);
+    assert!(Builder::new().finish().search(&["sun"], 3, &[], None)[0].hits.is_empty());
+    assert_eq!(index_of(["", "the"]).search(&["sun"], 3, &[], None)[0].hits, [(0, 0.0), (1, 0.0)]);
+}
+
+#[test]
+fn only_what_fits_is_found_with_the_score_it_has_anyway() {
+    let index = index_of(["sun", "sun moon", "moon", "sun sun", "stars"]);
+    let odd = |ordinal: u32| ordinal % 2 == 1;
+    let all = index.search(&["sun"], 5, &[], None).remove(0).hits;
+    let found = index.search(&["sun"], 5, &[vec![0]], Some(&odd)).remove(0);
+    assert_eq!(found.hits, all.iter().filter(|hit| odd(hit.0)).copied().collect::<Vec<_>>());
+    assert_eq!((found.matched, found.also[0]), (2, all.iter().find(|hit| hit.0 == 0).unwrap().1));
+    assert_eq!(index.search(&["stars"], 1, &[], Some(&odd)).remove(0).hits, [(1, 0.0)]);
+    assert!(index.search(&["sun"], 5, &[], Some(&|_| false))[0].hits.is_empty());
 }
 
 /// Every score by the formula over all passages, sorted: what the inverted index must give.
@@ -126,7 +138,7 @@ fn random_corpora_rank_as_a_scan_of_all_passages_does() {
         let bags: Vec<Vec<String>> = texts.iter().map(|text| words(text)).collect();
         let mean = bags.iter().map(Vec::len).sum::<usize>() as f64 / bags.len() as f64;
         let asked: Vec<&str> = questions.iter().map(String::as_str).collect();
-        for (question, found) in asked.iter().zip(index.search(&asked, 100, &[])) {
+        for (question, found) in asked.iter().zip(index.search(&asked, 100, &[], None)) {
             let mut all: Vec<(u32, f32)> = (0u32..)
                 .zip(&bags)
                 .map(|(ordinal, bag)| {

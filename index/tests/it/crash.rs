@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use ragtune_index::*;
 use rand::{RngExt, SeedableRng};
 
+use crate::changing::{holds, model};
 use crate::common::*;
 
 const DIM: usize = 16;
 const N: usize = 400;
+const MANY: usize = 4000;
 const WORK: &str = "RAGTUNE_INDEX_TEST_WORK";
 const DIR: &str = "RAGTUNE_INDEX_TEST_DIR";
 
@@ -33,6 +35,27 @@ pub fn perform(work: &str, dir: &Path) {
             let seed: u64 = seed.parse().unwrap();
             let corpus = Corpus::open(dir).unwrap();
             embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(corpus.len(), DIM, seed));
+        }
+        Some(("append", range)) => {
+            let (from, to) = range.split_once(' ').unwrap();
+            let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+            let corpus = Corpus::open(dir).unwrap();
+            crate::changing::append(&corpus, &encoder("a"), from..to, &vectors(MANY, DIM, 1));
+        }
+        Some(("delete", ordinals)) => {
+            let ordinals = ordinals.split(' ').map(|at| at.parse::<usize>().unwrap());
+            crate::changing::delete(&Corpus::open(dir).unwrap(), ordinals);
+        }
+        Some(("compact", _)) => drop(crate::past::compact(&Corpus::open(dir).unwrap())),
+        Some(("gc", _)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let lock = corpus.lock("a test").unwrap();
+            corpus.gc(&lock, false).unwrap();
+        }
+        Some(("rollback", version)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let lock = corpus.lock("a test").unwrap();
+            corpus.rollback_to_version(&lock, version.parse().unwrap()).unwrap();
         }
         _ => panic!("unknown work `{work}`"),
     }
@@ -189,6 +212,68 @@ fn killed_refreshes_leave_the_old_generation_or_the_new_one() {
     eprintln!(
         "killed refreshes: {old} old, {new} new, {without_graph} without a graph, {resumed} fragments taken up again"
     );
+}
+
+#[test]
+fn killed_changes_leave_the_state_before_or_the_one_after() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("index");
+    let all = vectors(MANY, DIM, 1);
+    embed(&create(&dir, N), &encoder("a"), DIM, &all[..N * DIM]);
+    let mut present = model(0..N, &all);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(13);
+    let (mut before, mut after) = (0, 0);
+    let rounds = std::env::var("RAGTUNE_INDEX_KILLS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30);
+    let mut earlier: Option<(u64, std::collections::BTreeMap<usize, Vec<f32>>)> = None;
+    for round in 0..rounds {
+        let next = *present.keys().last().unwrap() + 1;
+        let corpus = Corpus::open(&dir).unwrap();
+        let version = corpus.versions().unwrap().last().unwrap().dataset_version;
+        let mut wanted = present.clone();
+        let work = match round % 5 {
+            0 => {
+                let to = (next + rng.random_range(1..150)).min(MANY);
+                wanted.extend(model(next..to, &all));
+                format!("append {next} {to}")
+            }
+            1 => {
+                let gone: Vec<usize> = present.keys().copied().filter(|_| rng.random_range(0..8) == 0).collect();
+                wanted.retain(|at, _| !gone.contains(at));
+                format!("delete {}", gone.iter().map(usize::to_string).collect::<Vec<_>>().join(" "))
+            }
+            2 => "compact now".to_string(),
+            3 => match &earlier {
+                Some((version, then))
+                    if corpus.versions().unwrap().iter().any(|info| info.dataset_version == *version) =>
+                {
+                    wanted = then.clone();
+                    format!("rollback {version}")
+                }
+                _ => "compact now".to_string(),
+            },
+            _ => "gc now".to_string(),
+        };
+        let wait = Duration::from_micros(rng.random_range(0..120_000));
+        let listing = || std::fs::read_dir(dir.join("corpus.lance/data")).map_or(0, |files| files.count());
+        let files = listing();
+        // From the start, or from when the first file is there.
+        let begun = || round % 2 == 0 || listing() != files;
+        kill_when(&work, &dir, begun, wait);
+        let context = format!("round {round}, `{:.40}` killed after {wait:?}", work);
+        let corpus = Corpus::open(&dir).unwrap();
+        let found = check(&dir).unwrap();
+        assert!(found.iter().all(|defect| defect.kind < DefectKind::Damage), "{context}: {found:?}");
+        let changed = corpus.passages() == wanted.len()
+            && wanted.keys().all(|at| corpus.ordinal(&passage(*at).id).unwrap().is_some());
+        (before, after) = if changed { (before, after + 1) } else { (before + 1, after) };
+        if changed && wanted != present {
+            earlier = Some((version, std::mem::replace(&mut present, wanted)));
+        }
+        only_leftovers(&dir, &context);
+        holds(&Corpus::open(&dir).unwrap(), &present, &context);
+    }
+    assert!(before > 0 && after > 0, "{before} before, {after} after: the moments of the kills say nothing");
+    eprintln!("killed changes: {before} left the state before, {after} the one after");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 
 use ragtune_index::*;
 
+use crate::changing::{DIM, append, delete};
 use crate::common::*;
 
 const N: usize = 150;
@@ -68,7 +69,7 @@ fn a_refresh_leaves_the_words_as_they_are_and_another_index_does_not_take_them()
     corpus.lexical(Keep::IfFree).unwrap();
     let before = fs::read(dir.path().join("lexical.bin")).unwrap();
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
-        embed(&corpus, &encoder(name), 16, &vectors(N, 16, seed));
+        embed(&corpus, &encoder(name), DIM, &vectors(N, DIM, seed));
     }
     assert_eq!(fs::read(dir.path().join("lexical.bin")).unwrap(), before);
     assert_eq!(Corpus::open(dir.path()).unwrap().lexical(Keep::No).unwrap().made(), None);
@@ -79,10 +80,9 @@ fn a_refresh_leaves_the_words_as_they_are_and_another_index_does_not_take_them()
     embed(&copy, &encoder("a"), 16, &vectors(N, 16, 1));
     fs::copy(dir.path().join("lexical.bin"), other.path().join("lexical.bin")).unwrap();
     assert!(copy.lexical(Keep::No).unwrap().made().unwrap().contains("other passages"));
-    let defects = check(other.path()).unwrap();
-    assert_eq!(defects.len(), 1, "{defects:?}");
-    assert_eq!((defects[0].kind, defects[0].file.as_str()), (DefectKind::Derived, "lexical.bin"));
-    only_leftovers(other.path(), "of another index");
+    // No defect: it is whole, and as good as none.
+    assert!(check(other.path()).unwrap().is_empty());
+    copy.lexical(Keep::IfFree).unwrap();
     assert_eq!(copy.lexical(Keep::No).unwrap().made(), None);
 }
 
@@ -109,7 +109,7 @@ fn damaged_words_are_said_by_check_mended_and_never_searched() {
     }
     let defects = check(dir.path()).unwrap();
     assert_eq!(defects.len(), 1, "{defects:?}");
-    assert_eq!(defects[0].kind, DefectKind::Derived);
+    assert_eq!((defects[0].kind, defects[0].file.as_str()), (DefectKind::Derived, "lexical.bin"));
     only_leftovers(dir.path(), "damaged");
     assert_eq!(fs::read(&path).unwrap(), good);
     // Killed while writing: the old file stands, what was begun is a leftover.
@@ -117,4 +117,59 @@ fn damaged_words_are_said_by_check_mended_and_never_searched() {
     assert_eq!(check(dir.path()).unwrap()[0].kind, DefectKind::Leftover);
     assert_eq!(corpus.lexical(Keep::No).unwrap().made(), None);
     only_leftovers(dir.path(), "half-written");
+}
+
+#[test]
+fn words_follow_appended_and_deleted_passages_and_readers_keep_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = create(dir.path(), N);
+    let all = vectors(N + 30, DIM, 1);
+    embed(&first, &encoder("a"), DIM, &all[..N * DIM]);
+    let old = first.lexical(Keep::IfFree).unwrap();
+    let only = |words: &Lexical, text: &str| {
+        let found = words.search(&[text], 1, &[]).unwrap().remove(0);
+        (found.matched == 1).then(|| found.hits[0].ordinal)
+    };
+    assert_eq!((only(&old, "171"), only(&old, "7")), (None, Some(7)));
+
+    append(&first, &encoder("a"), N..N + 30, &all);
+    let appended = first.reopen().unwrap();
+    let words = appended.lexical(Keep::IfFree).unwrap();
+    assert!(words.made().unwrap().contains("other passages") && words.not_kept().is_none(), "{words:?}");
+    assert_eq!((words.len(), only(&words, "171")), (N + 30, Some(171)));
+    assert_eq!(appended.lexical(Keep::No).unwrap().made(), None);
+
+    delete(&appended, [7, 171]);
+    let left = first.reopen().unwrap();
+    assert!(check(dir.path()).unwrap().is_empty(), "words of earlier passages are no defect");
+    let words = left.lexical(Keep::IfFree).unwrap();
+    assert_eq!((words.len(), left.len()), (N + 28, N + 30));
+    assert_eq!((only(&words, "171"), only(&words, "7"), only(&words, "172")), (None, None, Some(172)));
+    // Nobody finds a deleted passage, asked for anything and everything.
+    let everything = words.search(&["text of passage title", "zzyzx"], N + 28, &[]).unwrap();
+    for found in &everything {
+        assert!(ordinals(found).iter().all(|ordinal| ![7, 171].contains(ordinal)));
+    }
+    // A reader of before keeps what it opened, and its words do not take the place of newer ones.
+    let before = first.lexical(Keep::IfFree).unwrap();
+    assert!(before.not_kept().unwrap().contains("other passages"), "{before:?}");
+    assert_eq!(before.search(&["passage 7"], 9, &[]).unwrap(), old.search(&["passage 7"], 9, &[]).unwrap());
+    assert_eq!(left.lexical(Keep::No).unwrap().made(), None);
+    // Among some passages: those that fit, in the same order, with the same scores.
+    let some = Allowed::new(left.len(), (0..left.len() as u32).filter(|ordinal| ordinal % 3 == 0)).unwrap();
+    let among = words.search_among(&["title 4 passage 12"], 5, &[], &some).unwrap().remove(0);
+    let all = words.search(&["title 4 passage 12"], N + 28, &[]).unwrap().remove(0);
+    let expected: Vec<Hit> = all.hits.into_iter().filter(|hit| some.contains(hit.ordinal)).take(5).collect();
+    assert_eq!(among.hits, expected);
+    assert!(words.search_among(&["x"], 1, &[], &Allowed::new(3, [0]).unwrap()).is_err());
+
+    let lock = left.lock("a test").unwrap();
+    left.compact(&lock, &params(), &mut |_| {}).unwrap();
+    drop(lock);
+    let compacted = first.reopen().unwrap();
+    let words = compacted.lexical(Keep::IfFree).unwrap();
+    assert_eq!((words.len(), compacted.len()), (N + 28, N + 28));
+    let at = only(&words, "172").unwrap();
+    assert_eq!(compacted.get(&[at]).unwrap()[0], passage(172));
+    assert!(check(dir.path()).unwrap().is_empty());
 }

@@ -3,7 +3,7 @@
 //! A retriever only finds. What passages weigh - the prior of a mixture, the scores that a strategy trains - is the encoder's
 //! inner product whatever found them: BM25's scores are no logits and have no gradient.
 
-use ragtune_index::{Corpus, Generation, Hit, Keep, Lexical, Ranked, Search, Trust};
+use ragtune_index::{Allowed, Corpus, Generation, Hit, Keep, Lexical, Ranked, Search, Trust};
 use serde::{Deserialize, Serialize};
 
 use super::Pipeline;
@@ -181,10 +181,18 @@ impl Retriever {
         self.lexical.as_ref()
     }
 
-    /// What BM25 finds, for a retriever that is BM25.
-    pub fn by_words(&self, questions: &[&str], k: usize) -> Result<Vec<Ranked>> {
+    /// What BM25 finds, for a retriever that looks at words; among some passages only where they are given.
+    pub fn by_words(&self, questions: &[&str], k: usize, among: Option<&Allowed>) -> Result<Vec<Ranked>> {
+        self.ranked(questions, k, &[], among)
+    }
+
+    /// The same with the scores of other passages, a row a question.
+    fn ranked(&self, questions: &[&str], k: usize, also: &[Vec<u32>], among: Option<&Allowed>) -> Result<Vec<Ranked>> {
         let lexical = self.lexical.as_ref().ok_or_else(|| Error::new("the words of the passages were not opened"))?;
-        Ok(lexical.search(questions, k, &[])?)
+        Ok(match among {
+            None => lexical.search(questions, k, also)?,
+            Some(allowed) => lexical.search_among(questions, k, also, allowed)?,
+        })
     }
 }
 
@@ -200,54 +208,62 @@ pub struct Found {
 impl Pipeline {
     /// The `k` passages of each question; see [`Retriever::find`].
     pub fn find(&self, questions: &[&str], vectors: Option<&[f32]>, k: usize, trust: Trust<'_>) -> Result<Found> {
-        self.retriever.find(&self.generation, self.search, questions, vectors, k, trust)
+        let by = ByVectors { generation: &self.generation, search: self.search, trust, vectors };
+        self.retriever.find(questions, by, k, None)
+    }
+}
+
+/// What is searched by vectors, and how.
+#[derive(Clone, Copy)]
+pub struct ByVectors<'a> {
+    /// The passages' vectors.
+    pub generation: &'a Generation,
+    /// How they are searched.
+    pub search: Search,
+    /// Whose vectors the questions may be compared with.
+    pub trust: Trust<'a>,
+    /// The questions' vectors, (B, D) row-major.
+    pub vectors: Option<&'a [f32]>,
+}
+
+impl ByVectors<'_> {
+    fn vectors(&self) -> Result<&[f32]> {
+        self.vectors.ok_or_else(|| Error::new("the questions were not embedded"))
+    }
+
+    fn nearest(&self, k: usize, among: Option<&Allowed>) -> Result<Vec<Vec<Hit>>> {
+        let vectors = self.vectors()?;
+        Ok(match among {
+            None => self.generation.search(vectors, k, self.search, self.trust)?,
+            Some(allowed) => self.generation.search_among(vectors, k, self.search, self.trust, allowed)?,
+        })
     }
 }
 
 impl Retriever {
-    /// The `k` passages of each question. `vectors` are the questions', (B, D) row-major; needed unless the retriever
-    /// [does without](Retriever::embeds_questions).
-    pub fn find(
-        &self,
-        generation: &Generation,
-        search: Search,
-        questions: &[&str],
-        vectors: Option<&[f32]>,
-        k: usize,
-        trust: Trust<'_>,
-    ) -> Result<Found> {
-        let vectors = || vectors.ok_or_else(|| Error::new("the questions were not embedded"));
+    /// The `k` passages of each question, among some only where they are given. Vectors of questions are needed unless the
+    /// retriever [does without](Retriever::embeds_questions).
+    pub fn find(&self, questions: &[&str], by: ByVectors<'_>, k: usize, among: Option<&Allowed>) -> Result<Found> {
         let hits = match self.settings.kind {
-            Kind::Dense => generation.search(vectors()?, k, search, trust)?,
+            Kind::Dense => by.nearest(k, among)?,
             Kind::Bm25 => {
-                let ranked = self.by_words(questions, k)?;
+                let ranked = self.by_words(questions, k, among)?;
                 let filled = ranked.iter().filter(|ranked| ranked.matched < ranked.hits.len()).count() as u64;
                 return Ok(Found { hits: ranked.into_iter().map(|ranked| ranked.hits).collect(), filled });
             }
-            Kind::Hybrid => {
-                let depth = self.settings.depth.max(k).min(generation.len());
-                let dense = generation.search(vectors()?, depth, search, trust)?;
-                self.fused(generation, questions, vectors()?, &dense, k)?
-            }
+            Kind::Hybrid => self.fused(questions, by, k, among)?,
         };
         Ok(Found { hits, filled: 0 })
     }
 
     /// The dense list of each question and that of its words, put together.
-    fn fused(
-        &self,
-        generation: &Generation,
-        questions: &[&str],
-        vectors: &[f32],
-        dense: &[Vec<Hit>],
-        k: usize,
-    ) -> Result<Vec<Vec<Hit>>> {
-        let Retriever { settings, lexical } = self;
-        let lexical = lexical.as_ref().ok_or_else(|| Error::new("the words of the passages were not opened"))?;
-        let depth = settings.depth.max(k).min(lexical.len());
+    fn fused(&self, questions: &[&str], by: ByVectors<'_>, k: usize, among: Option<&Allowed>) -> Result<Vec<Vec<Hit>>> {
+        let settings = self.settings;
+        let depth = settings.depth.max(k).min(self.lexical.as_ref().map_or(0, Lexical::len)).max(k);
+        let dense = by.nearest(depth, among)?;
         let near: Vec<Vec<u32>> = dense.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect();
-        let words = lexical.search(questions, depth, &near)?;
-        let rows = vectors.chunks_exact(generation.dim().max(1));
+        let words = self.ranked(questions, depth, &near, among)?;
+        let rows = by.vectors()?.chunks_exact(by.generation.dim().max(1));
         let mut found = Vec::with_capacity(questions.len());
         for ((dense, words), vector) in dense.iter().zip(&words).zip(rows) {
             let matched = words.hits.get(..words.matched).unwrap_or_default();
@@ -255,7 +271,7 @@ impl Retriever {
                 Fusion::Rrf => fusion::by_rank(dense, matched, k),
                 Fusion::Weighted => {
                     let also: Vec<u32> = matched.iter().map(|hit| hit.ordinal).collect();
-                    let near = inner_products(generation, vector, &also)?;
+                    let near = inner_products(by.generation, vector, &also)?;
                     fusion::weighted(settings.weight, (dense, &words.also), (matched, &near), norm(vector), k)
                 }
             });

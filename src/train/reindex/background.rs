@@ -157,7 +157,7 @@ impl Trainer<'_> {
             &self.pipeline.corpus,
             self.must_lock()?,
             &self.embed_settings,
-            graph_plan(true),
+            graph_plan(true, &self.pipeline.generation),
             self.ledger,
             &mut |done| observer(Event::Refresh(done, total)),
         )?;
@@ -221,8 +221,16 @@ impl Work {
             }
             let passages = corpus.read(fragment, window)?;
             let counts = &mut done.counts;
-            let embedded = embedder.vectors(&passages, &mut |batch| counts.add(batch))?;
+            let embedded = embedder.vectors(&passages, &mut |batch| {
+                counts.add(batch);
+                self.beside.report();
+                match self.stop.load(Ordering::Relaxed) {
+                    true => Err(Error::new("the refresh was told to stop")),
+                    false => Ok(()),
+                }
+            })?;
             done.vectors.extend(embedded.vectors);
+            // Those of its other threads.
             rayon::broadcast(|_| self.beside.report());
         }
         Ok(Some(done))

@@ -73,7 +73,7 @@ impl Trainer<'_> {
         let fitted = drawn(corpus, (sample - measuring).max(2).min(corpus), self.config.seed, self.state.step);
         let live = embed_some(&pipeline.encoder, &pipeline.corpus, &fitted, embed_settings, ledger)?;
         let (map, view) = {
-            let _span = self.ledger.span(Phase::Graph);
+            let _span = self.ledger.span(Phase::Swap);
             let mut stale = Vec::with_capacity(live.len());
             for ordinal in &fitted {
                 stale.extend_from_slice(stored.vector(*ordinal)?);

@@ -90,7 +90,7 @@ impl Trainer<'_> {
                 let _span = self.ledger.span(Phase::Retrieve);
                 let depth = (4 * sample / questions.count.max(1)).max(PROBE_DEPTH).min(corpus);
                 let lists = generations.iter().map(|generation| self.nearest(generation, &questions, depth));
-                by_rank(&lists.collect::<Result<Vec<Found>>>()?.concat(), sample)
+                by_rank(&lists.collect::<Result<Vec<Found>>>()?.concat(), PROBE_DEPTH, sample)
             }
         };
         let Self { pipeline, embed_settings, ledger, .. } = self;
@@ -154,15 +154,17 @@ fn ordinals(hits: Vec<Vec<ragtune_index::Hit>>) -> Found {
     hits.into_iter().map(|row| row.into_iter().map(|hit| hit.ordinal).collect()).collect()
 }
 
-/// Up to `most` different passages: the first of every list, then the second of every list, and so on. Ordinals ascend.
-fn by_rank(lists: &[Vec<u32>], most: usize) -> Vec<u32> {
+/// The first `least` of every list, then the next of every list, and so on, until there are `most` different passages. Ordinals
+/// ascend.
+fn by_rank(lists: &[Vec<u32>], least: usize, most: usize) -> Vec<u32> {
     let deepest = lists.iter().map(Vec::len).max().unwrap_or_default();
     let mut chosen = BTreeSet::new();
-    for ordinal in (0..deepest).flat_map(|rank| lists.iter().filter_map(move |list| list.get(rank))) {
-        if chosen.len() >= most {
+    let ranked = |rank: usize| lists.iter().filter_map(move |list| Some((rank, *list.get(rank)?)));
+    for (rank, ordinal) in (0..deepest).flat_map(ranked) {
+        if rank >= least && chosen.len() >= most {
             break;
         }
-        chosen.insert(*ordinal);
+        chosen.insert(ordinal);
     }
     chosen.into_iter().collect()
 }
@@ -196,10 +198,11 @@ mod tests {
     #[test]
     fn pools_are_filled_rank_by_rank() {
         let lists = [vec![5, 1, 9], vec![5, 7, 8], vec![2, 1]];
-        assert_eq!(by_rank(&lists, 2), [2, 5]);
-        assert_eq!(by_rank(&lists, 3), [1, 2, 5]);
-        assert_eq!(by_rank(&lists, 99), [1, 2, 5, 7, 8, 9]);
-        assert!(by_rank(&[], 3).is_empty());
+        assert_eq!(by_rank(&lists, 0, 2), [2, 5]);
+        assert_eq!(by_rank(&lists, 1, 1), [2, 5]);
+        assert_eq!(by_rank(&lists, 0, 3), [1, 2, 5]);
+        assert_eq!(by_rank(&lists, 0, 99), [1, 2, 5, 7, 8, 9]);
+        assert!(by_rank(&[], 1, 3).is_empty());
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn a_rare_word_is_found_by_words_where_the_encoder_misses_it() {
         .with("--index", &index)
         .run()
         .done();
-    assert!(ran.stderr.contains("only 1 passages share a word"), "{ran:#?}");
+    assert!(ran.stderr.contains("one passage shares a word"), "{ran:#?}");
     let found: Value = serde_json::from_str(&ran.stdout).unwrap();
     let corpus = lines(&fixture("tiny/corpus.jsonl"));
     assert_eq!((&found[1]["id"], &found[2]["id"]), (&corpus[0]["id"], &corpus[1]["id"]));
@@ -45,6 +45,12 @@ fn a_rare_word_is_found_by_words_where_the_encoder_misses_it() {
         // Nothing to add to what the encoder finds.
         let dense = search(&index, nothing, 4, &["--exact"]);
         assert_eq!(search(&index, nothing, 4, &["--exact", "--retriever", "hybrid"]), dense, "{nothing}");
+    }
+    // Among some passages only.
+    let condition = format!("title LIKE '{}'", corpus[3]["title"].as_str().unwrap().replace('\'', "''"));
+    for words in [&["--retriever", "bm25"][..], &["--retriever", "hybrid"]] {
+        let found = search(&index, word, 1, &[words, &["--where", &condition]].concat());
+        assert_eq!(found, [corpus[3]["id"].as_str().unwrap()], "{words:?}");
     }
     assert!(is_clean(&index));
 }
@@ -262,6 +268,10 @@ fn settings_of_the_retriever_that_cannot_be_meant_are_refused() {
         .run()
         .refused(&["61", "60"]);
     // As a key of the settings file.
+    four_steps("joint", &index, &folder.path().join("run"))
+        .and(&["--train-passages", "true", "--refresh", "lazy", "--refresh-every", "2", "--retriever", "hybrid"])
+        .run()
+        .refused(&["--refresh lazy", "--retriever hybrid"]);
     let file = folder.path().join("settings.toml");
     std::fs::write(&file, "retriever = \"bm25\"\nhybrid-weight = 0.5\n").unwrap();
     four_steps("joint", &index, &folder.path().join("run"))
@@ -269,6 +279,8 @@ fn settings_of_the_retriever_that_cannot_be_meant_are_refused() {
         .run()
         .refused(&["--hybrid-weight 0.5"]);
     std::fs::write(&file, "retriever = \"bm25\"\n").unwrap();
+    // A refused search may have kept them.
+    let _ = std::fs::remove_file(index.join("lexical.bin"));
     let resolved = four_steps("joint", &index, &folder.path().join("run"))
         .with("--config", &file)
         .and(&["--dry-run", "--json"])

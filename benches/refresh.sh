@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# What it costs to keep the index true, and what it is worth: one strategy with trained passages on nq-qed (8100 passages), once
+# for every refresh policy, and a table of quality, cost and recall. Needs ../shared. Stopped, the same command goes on.
+#
+#   bash benches/refresh.sh FOLDER
+#
+# From the environment: POLICIES ("full full-reuse background drift rows lazy lazy+full adapter never question"), STRATEGY (joint;
+# embedder), STEPS (120), EVERY (40), BATCH (4), TOP_K (4), SEEDS (0), EVAL_LIMIT (200), LR_ENCODER (2e-5), LR_GENERATOR (2e-4), DEPTH
+# (20) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter, PRECISION (f32; bf16) of
+# passages, SHARED (../shared).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/setup.sh
+out="${1:?usage: bash benches/refresh.sh FOLDER}"
+shared="${SHARED:-../shared}"
+ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
+policies="${POLICIES:-full full-reuse background drift rows lazy lazy+full adapter never question}"
+mkdir -p "$out"
+[ -d "$out/index" ] || "$ragtune" index build --corpus "$shared/data/nq-qed/corpus.jsonl" \
+  --encoder "$shared/models/all-MiniLM-L6-v2" --precision "${PRECISION:-f32}" --out "$out/index"
+# Rows are paragraphs; those of policies that were not asked for are left out.
+awk -v wanted=" $policies " 'BEGIN { RS = ""; ORS = "\n\n" }
+  !/^\[\[strategies\]\]/ { print; next }
+  { match($0, /label = "[^"]*"/); name = substr($0, RSTART + 9, RLENGTH - 10); if (index(wanted, " " name " ")) print }' \
+  benches/refresh.toml |
+  sed -e "s|@OUT@|$out|g; s|@SHARED@|$shared|g; s|@SEEDS@|${SEEDS:-0}|g; s|@STRATEGY@|${STRATEGY:-joint}|g" \
+    -e "s|@STEPS@|${STEPS:-120}|g; s|@EVERY@|${EVERY:-40}|g; s|@BATCH@|${BATCH:-4}|g; s|@TOP_K@|${TOP_K:-4}|g" \
+    -e "s|@EVAL_LIMIT@|${EVAL_LIMIT:-200}|g; s|@LR_ENCODER@|${LR_ENCODER:-2e-5}|g; s|@LR_GENERATOR@|${LR_GENERATOR:-2e-4}|g" \
+    -e "s|@DEPTH@|${DEPTH:-20}|g; s|@AGE@|${AGE:-10}|g; s|@SAMPLE@|${SAMPLE:-512}|g; s|@TARGET@|${TARGET:-0.95}|g; s|@FIT@|${FIT:-2048}|g" \
+    >"$out/compare.toml"
+"$ragtune" compare --config "$out/compare.toml" --html "$out/report.html" | tee "$out/comparison.txt"
+"$ragtune" compare --config "$out/compare.toml" --json >"$out/comparison.json"
+python3 benches/refresh.py "$out" | tee "$out/refresh.md"

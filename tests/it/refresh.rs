@@ -1,0 +1,215 @@
+//! Every policy by which the index follows a moving encoder: finite, charged, recorded, decided by the seed, and gone on with to
+//! the bit; and what the policies have in common where they must come to the same.
+
+mod equal;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::*;
+
+/// The policies that act while passages train, with their settings.
+const POLICIES: [(&str, &[&str]); 8] = [
+    ("full", &["--refresh-every", "2"]),
+    ("full-reuse", &["--refresh-schedule", "0-4:2,4-9:1"]),
+    ("background", &["--refresh-every", "2", "--refresh-lag", "1"]),
+    ("rows", &["--refresh-every", "2", "--refresh-depth", "8", "--refresh-rows", "10", "--refresh-sample", "40"]),
+    ("lazy", &["--refresh-every", "4", "--refresh-depth", "8", "--refresh-age", "2"]),
+    ("adapter", &["--refresh-every", "2", "--refresh-sample", "48"]),
+    ("drift", &["--refresh-every", "1", "--refresh-sample", "40", "--refresh-target", "0.99"]),
+    ("never", &[]),
+];
+
+/// Six steps of both models with trained passages.
+fn six_steps(policy: &str, settings: &[&str], index: &Path, out: &Path) -> Ragtune {
+    train("joint", index, out)
+        .and(&["--train-passages", "true", "--steps", "6", "--checkpoint-every", "1"])
+        .and(&["--lr-encoder", "1e-3", "--lr-generator", "1e-3", "--schedule", "constant"])
+        .with("--refresh", policy)
+        .and(settings)
+}
+
+/// What a run leaves that must not depend on interruptions, nor on the machine.
+#[derive(Debug, PartialEq)]
+struct Left {
+    encoder: String,
+    generator: String,
+    metrics: String,
+    scores: String,
+    refreshes: Vec<String>,
+}
+
+fn left(out: &Path) -> Left {
+    let record = json(&out.join("record.json"));
+    assert_eq!((&record["status"], &record["steps_done"]), (&"finished".into(), &6.into()));
+    let keys = [
+        "step",
+        "policy",
+        "action",
+        "recall_before",
+        "recall_after",
+        "recall_reranked",
+        "estimate",
+        "overlap",
+        "distinct",
+        "age",
+        "between",
+        "measured",
+    ];
+    let of = |refresh: &Value| keys.map(|key| refresh[key].to_string()).join(" ");
+    Left {
+        encoder: digest(&out.join("encoder/model.safetensors")),
+        generator: digest(&out.join("generator/model.safetensors")),
+        metrics: std::fs::read_to_string(out.join("metrics.jsonl")).unwrap(),
+        scores: std::fs::read_to_string(out.join("scores-final.jsonl")).unwrap(),
+        refreshes: record["refreshes"].as_array().unwrap().iter().map(of).collect(),
+    }
+}
+
+/// Runs it to its end and once more, stopped after the third step and resumed.
+fn twice(policy: &str, settings: &[&str]) -> Value {
+    let folder = folder();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let index = index_copy(folder.path());
+    six_steps(policy, settings, &index, &first).run().done();
+    // On the index that the first run has been through.
+    let mut running = six_steps(policy, settings, &index, &second).start();
+    let steps = || std::fs::read_to_string(second.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    assert!(running.until(|| steps() >= 3), "{policy}: the run ended before the moment came");
+    running.kill();
+    assert!(!second.join("scores-final.jsonl").exists(), "{policy}: it was already over");
+    ragtune(&["train"]).with("--resume", &second).run().done();
+    assert_eq!(left(&second), left(&first), "{policy}");
+    assert!(is_clean(&index), "{policy}");
+    json(&first.join("record.json"))
+}
+
+fn seconds(record: &Value, phase: &str) -> f64 {
+    let entries = record["ledger"]["entries"].as_array().unwrap();
+    let of = |entry: &&Value| entry["activity"] == "refresh" && entry["phase"] == phase;
+    entries.iter().find(of).map_or(0.0, |entry| entry["seconds"].as_f64().unwrap())
+}
+
+#[test]
+fn every_policy_trains_records_and_goes_on_with_the_same_bits() {
+    for (policy, settings) in POLICIES {
+        let record = twice(policy, settings);
+        let refreshes = record["refreshes"].as_array().unwrap();
+        for refresh in refreshes {
+            assert_eq!(refresh["policy"], policy);
+            assert!(refresh["cpu_seconds"].as_f64().unwrap() > 0.0, "{policy}: {refresh}");
+            assert!(refresh["passages"].as_u64().unwrap() > 0, "{policy}: {refresh}");
+            assert!(refresh["distinct"].as_u64().unwrap() > 0, "{policy}: {refresh}");
+            assert!(!refresh["measured"].as_str().unwrap().is_empty(), "{policy}: {refresh}");
+            for key in ["recall_before", "recall_after", "overlap"] {
+                assert!((0.0..=1.0).contains(&refresh[key].as_f64().unwrap()), "{policy}: {refresh}");
+            }
+        }
+        let steps: Vec<u64> = refreshes.iter().map(|refresh| refresh["step"].as_u64().unwrap()).collect();
+        let actions: Vec<&str> = refreshes.iter().map(|refresh| refresh["action"].as_str().unwrap()).collect();
+        let ages: Vec<u64> = refreshes.iter().map(|refresh| refresh["age"].as_u64().unwrap()).collect();
+        let graphs: Vec<&str> = refreshes.iter().map(|refresh| refresh["graph"].as_str().unwrap()).collect();
+        let last = refreshes.last().unwrap();
+        assert_eq!((last["step"].as_u64(), &last["action"]), (Some(6), &"embedded".into()), "{policy}");
+        assert_eq!(last["passages"], 60, "{policy}: everything before the final evaluation");
+        assert!(last["recall_after"].as_f64().unwrap() > 0.95, "{policy}: {last}");
+        match policy {
+            "full" => {
+                assert_eq!((steps, ages), (vec![2, 4, 6], vec![2, 2, 2]));
+                assert!(graphs.iter().all(|graph| *graph == "build"), "{graphs:?}");
+            }
+            "full-reuse" => {
+                assert_eq!(steps, [2, 4, 5, 6]);
+                assert!(graphs.iter().all(|graph| *graph != "build"), "{graphs:?}");
+            }
+            "background" => {
+                assert_eq!((steps, ages), (vec![3, 5, 6], vec![3, 3, 2]));
+                assert_eq!(actions, ["swapped", "swapped", "embedded"]);
+            }
+            "rows" => {
+                assert_eq!((steps, actions), (vec![2, 4, 6], vec!["rows", "rows", "embedded"]));
+                assert!(refreshes[0]["passages"].as_u64().unwrap() <= 50, "{refreshes:?}");
+                assert!(refreshes[0]["measured"].as_str().unwrap().contains("upper bound"), "{refreshes:?}");
+            }
+            "lazy" => {
+                assert_eq!(steps, [4, 6]);
+                assert!(refreshes[0]["between"].as_u64().unwrap() > 0, "{refreshes:?}");
+                let (raw, ranked) = (&refreshes[0]["recall_before"], &refreshes[0]["recall_reranked"]);
+                assert!(ranked.as_f64().unwrap() >= raw.as_f64().unwrap() - 0.2, "{refreshes:?}");
+            }
+            "adapter" => {
+                assert_eq!(steps, [2, 4, 6]);
+                for refresh in &refreshes[..2] {
+                    let (before, after) = (refresh["recall_before"].as_f64(), refresh["recall_after"].as_f64());
+                    assert_eq!(refresh["action"] == "adapter", after > before, "{refresh}");
+                }
+            }
+            "drift" => {
+                assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+                for refresh in &refreshes[..5] {
+                    let found =
+                        if refresh["action"] == "kept" { &refresh["recall_before"] } else { &refresh["estimate"] };
+                    assert_eq!(refresh["action"] == "kept", found.as_f64().unwrap() >= 0.99, "{refresh}");
+                }
+            }
+            _ => assert_eq!(steps, [6]),
+        }
+        for phase in ["embed", "write", "graph", "swap", "retrieve"] {
+            assert!(seconds(&record, phase) > 0.0, "{policy}: nothing was charged to `{phase}`");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_survives_a_kill_while_it_is_embedded() {
+    let settings = ["--refresh-every", "2", "--refresh-lag", "2", "--refresh-threads", "2"];
+    let folder = folder();
+    let straight = folder.path().join("straight");
+    let index = index_copy(folder.path());
+    six_steps("background", &settings, &index, &straight).run().done();
+    for steps in [2, 3, 4] {
+        let out = folder.path().join(format!("killed-{steps}"));
+        let mut running = six_steps("background", &settings, &index, &out).start();
+        let done = || std::fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+        assert!(running.until(|| done() >= steps), "the run ended before the moment came");
+        running.kill();
+        ragtune(&["train"]).with("--resume", &out).run().done();
+        assert_eq!(left(&out), left(&straight), "killed after step {steps}");
+    }
+}
+
+#[test]
+fn what_a_policy_does_not_know_is_refused() {
+    let folder = folder();
+    let refused = |words: &[&str], says: &[&str]| {
+        let out = folder.path().join("run");
+        train("joint", base_index(), &out).and(&["--train-passages", "true"]).and(words).run().refused(says);
+        assert!(!out.exists(), "{words:?}");
+    };
+    refused(&["--refresh", "hourly"], &["hourly", "full-reuse"]);
+    refused(&["--refresh", "question"], &["--refresh question", "passages"]);
+    refused(&["--refresh", "rows"], &["--refresh rows", "was not told when", "--refresh-every"]);
+    refused(&["--refresh-schedule", "10-5:2"], &["10-5:2", "descends", "FROM-TO:EVERY"]);
+    refused(&["--refresh-schedule", "0-9:2", "--refresh-every", "3"], &["--refresh-schedule", "--refresh-every 3"]);
+    refused(&["--refresh-depth", "9"], &["--refresh-depth 9", "--refresh lazy", "full-reuse"]);
+    refused(&["--refresh-target", "0.9"], &["--refresh-target 0.9", "--refresh drift"]);
+}
+
+#[test]
+fn a_dry_run_counts_the_passages_of_a_policy() {
+    let folder = folder();
+    for (policy, settings, says) in [
+        ("background", &["--refresh-every", "4"][..], "2 refreshes of 60 passages: 120 passages to embed"),
+        ("lazy", &[], "at most 1 refreshes of 60 passages, and at most 360 passages for `--refresh lazy` besides"),
+        ("adapter", &["--refresh-every", "5"], "at most 1 refreshes of 60 passages, and at most 60 passages"),
+    ] {
+        let out = folder.path().join(policy);
+        let ran = train("joint", base_index(), &out)
+            .and(&["--train-passages", "true", "--steps", "10", "--dry-run", "--refresh", policy])
+            .and(settings)
+            .run()
+            .done();
+        assert!(ran.stdout.contains(says), "{policy}: {ran:#?}");
+    }
+}
