@@ -9,6 +9,7 @@ use crate::durable::{digest, entries, name};
 use crate::error::Result;
 use crate::generation::{load_vectors, read_graph};
 use crate::journal;
+use crate::lexical::{self, LEXICAL};
 use crate::manifest::{CURRENT, GENERATIONS, GRAPH, UNFINISHED, sidecars};
 use crate::mend::tables;
 use crate::protection;
@@ -76,6 +77,9 @@ pub fn check(dir: &Path) -> Result<Vec<Defect>> {
         check_generation(&corpus, known, &mut seen, &mut found);
     }
     check_current(&corpus, &known, &mut found);
+    if let Some(what) = lexical::defect(&corpus)? {
+        found.push(defect(DefectKind::Derived, LEXICAL, what, BY_MEND));
+    }
     let spared = check_journal(&corpus, &mut found)?;
     found.extend(leftover_files(&corpus, &known, &spared)?);
     Ok(found)

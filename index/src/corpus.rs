@@ -72,8 +72,14 @@ impl Corpus {
         }
         let notices = set_torn_manifest_aside(&dir)?;
         vouch::verify_newest(&dir)?;
-        let table = Table::open(&dir)?;
-        Self::of_table(dir, table, notices)
+        let mut table = Table::open(&dir)?;
+        loop {
+            match Self::of_table(dir.clone(), table.clone(), notices.clone()) {
+                // A writer went on, and removed what this version needs.
+                Err(_) if table.latest()?.version() != table.version() => table = table.latest()?,
+                opened => return opened,
+            }
+        }
     }
 
     /// The same index with the passages it has now.

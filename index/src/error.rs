@@ -83,8 +83,8 @@ pub enum Error {
         /// The index.
         dir: PathBuf,
     },
-    /// The passages are others than those this corpus was opened with.
-    #[error("the passages of the index `{}` were changed by another program since it was opened", dir.display())]
+    /// The index has other passages than those this corpus was opened with, or no longer the files that are needed.
+    #[error("the index `{}` was changed by another program since it was opened", dir.display())]
     Changed {
         /// The index.
         dir: PathBuf,
@@ -254,7 +254,9 @@ impl Error {
             return Some("the disk is full: free some space and run the same command again; nothing was lost".into());
         }
         if self.read_only() {
-            return Some("this user or this disk may only read here: searching works, changing the index does not".into());
+            return Some(
+                "this user or this disk may only read here: searching works, changing the index does not".into(),
+            );
         }
         Some(match self {
             Error::NoIndex { dir, .. } => {

@@ -7,7 +7,8 @@
 //!
 //! Absences that callers may rely on: this crate never prints, never reads a clock, starts no process, names no model, and
 //! neither Lance, Arrow, hnsw_rs nor `async` appears in its signatures. Only `table` names Lance and Arrow. What computes -
-//! the inner product, exact search, the graph and hnsw_rs that builds it - is the crate `ragtune-nearest` beside this one.
+//! the inner product, exact search, the graph and hnsw_rs that builds it - is the crate `ragtune-nearest` beside this one; BM25
+//! is `ragtune-lexical`.
 //!
 //! ```no_run
 //! # use ragtune_index::*; use std::{collections::BTreeMap, path::Path};
@@ -43,6 +44,7 @@ mod generation;
 mod graph_plan;
 mod ids;
 mod journal;
+mod lexical;
 mod lock;
 mod manifest;
 mod mend;
@@ -75,6 +77,7 @@ pub use fingerprint::Fingerprint;
 pub use gc::{Collected, CollectedFile};
 pub use generation::Generation;
 pub use graph_plan::GraphPlan;
+pub use lexical::{Keep, Lexical, Ranked};
 pub use lock::WriterLock;
 pub use manifest::GraphInfo;
 pub use passage::{Fragment, Passage, Source};

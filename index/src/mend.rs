@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::generation::Generation;
 use crate::graph_plan::GraphPlan;
 use crate::journal;
+use crate::lexical;
 use crate::protection;
 use crate::publish::{CommitStage, publish};
 use crate::retire::retire;
@@ -58,6 +59,10 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
         // The files as they are now: what happened to them before cannot be told any more.
         Texts::of(uuid, &tables)?.write(dir)?;
         done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
+    }
+    if let Some(defect) = lexical::defect(corpus)? {
+        lexical::remake(corpus)?;
+        done.push(format!("made the index of words anew: {defect}"));
     }
     retire(dir, uuid, &corpus.table().latest()?, &spared)?;
     vouch::remember(dir)?;

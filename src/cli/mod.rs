@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod index;
+mod retriever;
 mod train;
 
 pub use index::{IndexAppendArgs, IndexArgs, IndexDeleteArgs, IndexGcArgs, IndexRefreshArgs, IndexRollbackArgs};
+pub use retriever::RetrieverArgs;
 pub use train::TrainArgs;
 
 /// Fine-tune a retrieval-augmented generation pipeline and compare strategies with their whole cost.
@@ -54,7 +56,7 @@ pub enum Command {
 pub enum IndexCommand {
     /// Read a corpus, embed it and build its graph; an interrupted build goes on where it stopped.
     Build(IndexBuildArgs),
-    /// Find the passages nearest to a text.
+    /// Find the passages nearest to a text, or those that share its words.
     Search(IndexSearchArgs),
     /// Embed new passages and add them; they are found at once.
     Append(IndexAppendArgs),
@@ -115,6 +117,10 @@ pub struct IndexBuildArgs {
     /// The most tokens of one encoder batch.
     #[arg(long, default_value_t = 8192)]
     pub batch_tokens: usize,
+    /// Also collect the words of all passages, for `--retriever bm25` and `hybrid`; without it the first search that needs them
+    /// does.
+    #[arg(long)]
+    pub lexical: bool,
     /// What the encoder's matrices are rounded to while passages are embedded: `f32` (not at all), `bf16` or `int8`.
     #[arg(long, default_value = "f32")]
     pub precision: String,
@@ -153,6 +159,9 @@ pub struct IndexSearchArgs {
     /// Candidates kept while the graph is searched.
     #[arg(long, default_value_t = 64)]
     pub ef: usize,
+    /// What finds passages.
+    #[command(flatten)]
+    pub retriever: RetrieverArgs,
     /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal`.
     #[arg(long, default_value = "cpu")]
     pub device: String,
@@ -215,6 +224,9 @@ pub struct EvalArgs {
     /// Compare with every passage instead of walking the graph.
     #[arg(long)]
     pub exact: bool,
+    /// What finds passages [default: the run's, or dense].
+    #[command(flatten)]
+    pub retriever: RetrieverArgs,
     /// The most tokens of a prompt; passages are shortened to fit [default: the run's, or the prompt template's].
     #[arg(long)]
     pub max_prompt_tokens: Option<usize>,

@@ -319,6 +319,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact: Option<bool>,
+    /// What finds passages.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub retriever: super::RetrieverArgs,
     /// Where to compute: `cpu`, or, where this program was built for it, `cuda`, `cuda:N` or `metal` [default: cpu].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

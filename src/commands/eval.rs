@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ragtune_index::{Corpus, Search};
+use ragtune_index::{Corpus, Keep, Search};
 use serde::Serialize;
 
-use super::{announce_graph, finished_run, locate, print_json, print_text, progress};
+use super::{announce_graph, announce_words, finished_run, locate, print_json, print_text, progress};
 use crate::cli::EvalArgs;
 use crate::config::generator_format;
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
@@ -20,6 +20,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::answer::{AnswerReader, AnswerSettings, check_search};
 use crate::pipeline::identity::{encoder_of, searched_with};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
+use crate::pipeline::retriever::{Retriever, RetrieverSettings};
 use crate::pipeline::selector::{CANDIDATES, Kind, Selector};
 use crate::report::record::EvaluationSummary;
 use crate::report::{reading, write_lines};
@@ -40,6 +41,8 @@ struct Evaluated {
     questions: PathBuf,
     questions_hash: String,
     top_k: usize,
+    /// What found the passages.
+    retriever: String,
     temperature: f64,
     /// How the generator of the run was trained to read; none where no answer was learnt.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -69,6 +72,7 @@ struct Parts {
     temperature: f64,
     ef: usize,
     exact: bool,
+    retriever: RetrieverSettings,
     max_prompt_tokens: Option<usize>,
     max_answer_tokens: usize,
     generator_dtype: String,
@@ -142,8 +146,10 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     let max_prompt_tokens = prompt_limit(&generator, limit, parts.max_answer_tokens)?;
     let prompt = Prompt::new(template, generator.special().bos, generator.special().eos.first().copied())?;
     let search = if parts.exact { Search::Exact } else { Search::Graph { ef: parts.ef } };
+    let retriever = Retriever::open(parts.retriever, &corpus, Keep::IfFree)?;
     announce_graph(&generation, search);
-    let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, selector };
+    announce_words(&retriever);
+    let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, retriever, selector };
     drop(load);
     drop(setup);
 
@@ -190,6 +196,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         questions: args.questions.clone(),
         questions_hash: questions.hash,
         top_k: parts.top_k,
+        retriever: parts.retriever.label(),
         temperature: parts.temperature,
         training_reader: parts.training_reader,
         summary,
@@ -223,6 +230,7 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             selector,
             selector_base: args.selector_base.clone(),
             candidates: args.candidates.unwrap_or(config.dro.candidates),
+            retriever: RetrieverSettings::new(args.retriever.wanted()?.or(config.retriever_wanted()))?,
             encoder: trained("encoder").or(base_encoder),
             generator: trained("generator").unwrap_or_else(|| config.pinned("generator", &config.generator)),
             adapter: trained("adapter"),
@@ -247,6 +255,7 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
     Ok(Parts {
         index,
         generator,
+        retriever: args.retriever.settings()?,
         encoder: args.encoder.clone(),
         adapter: args.adapter.clone(),
         top_k: args.top_k.unwrap_or(5),
@@ -275,6 +284,7 @@ fn describe(evaluated: &Evaluated) -> String {
     };
     let mut lines = vec![
         format!("questions     {} of {}", summary.n, display(&evaluated.questions)),
+        format!("retriever     {}", evaluated.retriever),
         format!("exact match   {}", percent(summary.em)),
         format!("token F1      {}", percent(summary.f1)),
         row("recall", &summary.recall),
@@ -294,6 +304,12 @@ fn describe(evaluated: &Evaluated) -> String {
         ),
         format!("time          {}", units::seconds(evaluated.ledger.wall_seconds)),
     ];
+    if summary.filled_questions > 0 {
+        lines.push(format!(
+            "filled up     {} of the questions share a word with fewer passages than were retrieved; the first of the corpus follow",
+            summary.filled_questions
+        ));
+    }
     if let Some(selection) = &summary.selection {
         lines.push(row("selected", &selection.recall));
         lines.push(row("  of retrieved", &selection.retriever_recall));

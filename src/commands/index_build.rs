@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ragtune_index::{Corpus, CreateOptions, GraphParams, Source};
+use ragtune_index::{Corpus, CreateOptions, GraphParams, Keep, Source, WriterLock};
 
 use super::{locate, print_json, print_text, progress};
 use crate::cli::IndexBuildArgs;
@@ -47,6 +47,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
             generation.number()
         );
         corpus.protect(&lock, generation.number(), "base")?;
+        words(args, &corpus, &lock, &ledger)?;
         if generation.recorded(BUILD_NOTE)?.is_none() {
             generation.record(BUILD_NOTE, &serde_json::to_value(note(args, name, 0, 0, &ledger)?)?)?;
         }
@@ -70,6 +71,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     for done in Corpus::open(&args.out)?.mend(&lock, &graph_params(args), &mut |_stage| {})? {
         eprintln!("mended: {done}");
     }
+    words(args, &corpus, &lock, &ledger)?;
     let note = note(args, name, embedded.passages, embedded.truncated, &ledger)?;
     embedded.generation.record(BUILD_NOTE, &serde_json::to_value(&note)?)?;
     if args.json {
@@ -92,6 +94,15 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
         ))?;
     }
     Ok(0)
+}
+
+/// Collects the words of all passages where that was asked for and they are not there.
+fn words(args: &IndexBuildArgs, corpus: &Corpus, lock: &WriterLock, ledger: &Ledger) -> Result<()> {
+    if args.lexical {
+        let words = ledger.charge(Phase::Graph, || corpus.lexical(Keep::Under(lock)))?;
+        eprintln!("{} distinct words of {} passages", words.distinct_words(), words.len());
+    }
+    Ok(())
 }
 
 /// What is noted of a build by this encoder that embedded so many passages and cut so many of them.

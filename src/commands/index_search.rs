@@ -1,15 +1,16 @@
-//! `ragtune index search`: the passages nearest to a text.
+//! `ragtune index search`: the passages nearest to a text, or those that share its words.
 
-use ragtune_index::{Allowed, Corpus, Search, Trust};
+use ragtune_index::{Allowed, Corpus, Hit, Keep, Search, Trust};
 use serde::Serialize;
 
 use super::index_change::ids_of;
-use super::{announce_graph, locate, print_json, print_text};
+use super::{announce_graph, announce_words, locate, print_json, print_text};
 use crate::cli::IndexSearchArgs;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
 use crate::pipeline::identity::{encoder_of, searched_with};
+use crate::pipeline::retriever::{ByVectors, Kind, Retriever, RetrieverSettings};
 
 #[derive(Serialize)]
 struct Found {
@@ -29,24 +30,12 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
         return Err(Error::new("`--top-k 0` asks for no passage, expected 1 or more")
             .hint("leave `--top-k` out for the nearest 5"));
     }
+    let settings = args.retriever.settings()?;
     let corpus = Corpus::open(&args.index)?;
-    let name = match &args.encoder {
-        Some(name) => name.clone(),
-        None => encoder_of(&corpus)?,
+    let (corpus, hits) = match settings.kind {
+        Kind::Bm25 => by_words(args, settings, corpus)?,
+        Kind::Dense | Kind::Hybrid => by_vectors(args, settings, &corpus)?,
     };
-    let folder = locate(&name)?.folder;
-    let encoder = Encoder::load(&folder, &crate::models::device::open(&args.device)?)?;
-    let (corpus, generation, by) = searched_with(&corpus, &encoder, &folder)?;
-    let allowed = allowed(&corpus, args)?;
-    let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
-    let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
-    let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
-    announce_graph(&generation, how);
-    let hits = match &allowed {
-        None => generation.search(&vector, args.top_k, how, Trust::Same(&by))?,
-        Some(allowed) => generation.search_among(&vector, args.top_k, how, Trust::Same(&by), allowed)?,
-    };
-    let hits: Vec<_> = hits.into_iter().flatten().collect();
     let ordinals: Vec<u32> = hits.iter().map(|hit| hit.ordinal).collect();
     let found: Vec<Found> = corpus
         .get(&ordinals)?
@@ -69,6 +58,47 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// With the encoder, by it alone or by words too; with the passages that it embedded.
+fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corpus) -> Result<(Corpus, Vec<Hit>)> {
+    let name = match &args.encoder {
+        Some(name) => name.clone(),
+        None => encoder_of(corpus)?,
+    };
+    let folder = locate(&name)?.folder;
+    let encoder = Encoder::load(&folder, &crate::models::device::open(&args.device)?)?;
+    let (corpus, generation, by) = searched_with(corpus, &encoder, &folder)?;
+    let retriever = Retriever::open(settings, &corpus, Keep::IfFree)?;
+    announce_words(&retriever);
+    let allowed = allowed(&corpus, args)?;
+    let tokenized = encoder.tokenize(&[args.query.as_str()], Role::Question)?;
+    let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
+    let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
+    announce_graph(&generation, how);
+    let by = ByVectors { generation: &generation, search: how, trust: Trust::Same(&by), vectors: Some(&vector) };
+    let found = retriever.find(&[&args.query], by, args.top_k, allowed.as_ref())?;
+    Ok((corpus, found.hits.into_iter().flatten().collect()))
+}
+
+/// Without it, among the newest passages: no model is loaded.
+fn by_words(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: Corpus) -> Result<(Corpus, Vec<Hit>)> {
+    let retriever = Retriever::open(settings, &corpus, Keep::IfFree)?;
+    announce_words(&retriever);
+    let allowed = allowed(&corpus, args)?;
+    let found = retriever.by_words(&[&args.query], args.top_k, allowed.as_ref())?;
+    let matched = found.iter().map(|found| found.matched).sum();
+    let hits: Vec<Hit> = found.into_iter().flat_map(|found| found.hits).collect();
+    if hits.len() > matched {
+        let which = if allowed.is_some() { " of those that may be found" } else { "" };
+        let share = match matched {
+            0 => format!("no passage{which} shares a word with the query"),
+            1 => format!("one passage{which} shares a word with the query"),
+            more => format!("{more} passages{which} share a word with the query"),
+        };
+        eprintln!("{share}; others follow in the order of the corpus, with score 0");
+    }
+    Ok((corpus, hits))
 }
 
 /// The passages that may be found, where not all may.

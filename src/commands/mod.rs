@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ragtune_index::{Generation, Search};
+use ragtune_index::{Generation, Lexical, Search};
 use serde::Serialize;
 
 use crate::cli::{Cli, Command, DataCommand, IndexCommand};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::hub::{self, Located};
+use crate::pipeline::retriever::Retriever;
 use crate::report::RunRecord;
 
 mod compare;
@@ -97,6 +98,15 @@ fn locate(typed: &Path) -> Result<Located> {
 fn announce_graph(generation: &Generation, search: Search) {
     if let (Search::Graph { .. }, Some(defect)) = (search, generation.graph_defect()) {
         eprintln!("warning: the graph cannot be used ({defect}); comparing with every passage instead");
+    }
+}
+
+/// Says where the words of the passages had to be collected anew and could not be kept: the next command collects them again.
+fn announce_words(retriever: &Retriever) {
+    if let Some(why) = retriever.lexical().and_then(Lexical::not_kept) {
+        eprintln!(
+            "warning: the words of the passages were collected for this command only, they could not be kept: {why}"
+        );
     }
 }
 

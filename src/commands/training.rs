@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use indicatif::ProgressBar;
 use ragtune_index::Corpus;
 
-use super::{announce_graph, locate, progress};
+use super::{announce_graph, announce_words, locate, progress};
 use crate::config::TrainConfig;
 use crate::cost::{Ledger, Phase, machine, units};
 use crate::error::{Context, Error, Result};
@@ -138,6 +138,7 @@ fn trained(
     record.save(run.dir())?;
     let mut trainer = session.trainer(config, run, &ledger, found)?;
     announce_graph(&trainer.pipeline.generation, trainer.pipeline.search);
+    announce_words(&trainer.pipeline.retriever);
     let mut bars = Bars::default();
     let outcome = trainer.train(&stages, interrupted, &mut |event| bars.show(event));
     bars.clear();

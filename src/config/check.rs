@@ -4,6 +4,7 @@ use super::{TrainConfig, generator_format};
 use crate::error::{Error, Result};
 use crate::models::device::Choice;
 use crate::pipeline::answer::check_search;
+use crate::train::refresh::Policy;
 
 impl TrainConfig {
     pub(super) fn check(&self) -> Result<()> {
@@ -26,6 +27,15 @@ impl TrainConfig {
         at_least_one("--keep-checkpoints", self.keep_checkpoints)?;
         at_least_one("--ef", self.ef)?;
         check_search(self.beams, self.length_penalty)?;
+        let retriever = self.retriever_settings()?;
+        if !retriever.kind.is_dense() && matches!(self.refresh, Policy::Rows | Policy::Lazy) {
+            let (refresh, retriever) = (self.refresh.name(), retriever.kind.name());
+            return Err(Error::new(format!(
+                "`--refresh {refresh}` ranks the nearest passages by live vectors, and `--retriever {retriever}` does not rank by \
+                 vectors alone"
+            ))
+            .hint("use `--retriever dense`, or another `--refresh`, for instance `full-reuse`"));
+        }
         positive("--temperature", self.temperature)?;
         positive("--scale", self.scale)?;
         positive("--beta", self.beta)?;

@@ -16,6 +16,7 @@ use crate::models::dropout::Dropping;
 use crate::models::nn::Format;
 use crate::objectives::{Direction, Length, Preferred, TeacherLoss, Value};
 use crate::pipeline::answer::AnswerReader;
+use crate::pipeline::retriever::{Fusion, Kind, RetrieverSettings, Wanted};
 use crate::strategies::{self, DroSettings, JointObjective, Reader, Recipe, Stage, Strategy};
 use crate::train::refresh::{By, Policy};
 
@@ -153,6 +154,15 @@ pub struct TrainConfig {
     pub ef: usize,
     #[serde(default)]
     pub exact: bool,
+    // Not written down where they are not said, so that runs of the encoder alone are what they were before there was a choice.
+    #[serde(default, skip_serializing_if = "Kind::is_dense")]
+    pub retriever: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hybrid: Option<Fusion>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hybrid_weight: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hybrid_depth: Option<usize>,
     #[serde(default = "defaults::generator_dtype")]
     pub generator_dtype: String,
     #[serde(default)]
@@ -276,6 +286,16 @@ impl TrainConfig {
             stages.truncate(self.only_stages);
         }
         Ok(stages)
+    }
+
+    /// What was said of the retriever.
+    pub fn retriever_wanted(&self) -> Wanted {
+        Wanted { kind: Some(self.retriever), fusion: self.hybrid, weight: self.hybrid_weight, depth: self.hybrid_depth }
+    }
+
+    /// How passages are found.
+    pub fn retriever_settings(&self) -> Result<RetrieverSettings> {
+        RetrieverSettings::new(self.retriever_wanted())
     }
 
     /// Whether any stage moves passage vectors.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::models::{Grad, Role};
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::{AnswerReader, AnswerSettings, Context, answer};
+use crate::pipeline::retriever::inner_products;
 use crate::pipeline::selector::{Selector, SelectorInput};
 use crate::report::record::EvaluationSummary;
 use crate::report::scores::{QuestionScore, RetrievedPassage};
@@ -59,8 +60,8 @@ impl Searcher {
     }
 }
 
-/// Evaluates a pipeline. `progress` hears the number of questions done. Charges embed, retrieve, with a selector select,
-/// generate and evaluate.
+/// Evaluates a pipeline. `progress` hears the number of questions done. Charges embed (unless neither retriever nor reader needs
+/// vectors), retrieve, with a selector select, generate and evaluate.
 pub fn evaluate(
     pipeline: &Pipeline,
     questions: &[Question],
@@ -82,13 +83,16 @@ pub fn evaluate(
         .hint("evaluate a selector with `--reader concat`"));
     }
     let given = selector.map_or(0, Selector::candidates);
-    let depth = deepest.max(settings.top_k).max(given).min(pipeline.generation.len());
+    let depth = deepest.max(settings.top_k).max(given).min(pipeline.corpus.passages());
     let width = settings.top_k.max(1) * settings.answer.beams.max(1);
     let mut scores = Vec::with_capacity(questions.len());
-    let (mut prompts, mut truncated, mut shortened) = (0, 0, 0u64);
+    let (mut prompts, mut truncated, mut shortened, mut filled) = (0, 0, 0u64, 0u64);
+    // The mixture's prior is the encoder's whatever found the passages.
+    let weighs = settings.top_k > 0 && settings.answer.reader != AnswerReader::Concat;
     let mut distinct = std::collections::BTreeSet::new();
     for batch in questions.chunks((settings.sequences / width).max(1)) {
-        let hits = retrieve(pipeline, batch, depth, searcher, ledger)?;
+        let Retrieved { hits, weights, filled: some } = retrieve(pipeline, batch, depth, weighs, searcher, ledger)?;
+        filled += some;
         let mut read = Vec::with_capacity(batch.len());
         {
             let _span = ledger.span(Phase::Retrieve);
@@ -110,12 +114,12 @@ pub fn evaluate(
         }
         let contexts: Vec<Context<'_>> = batch
             .iter()
-            .zip(&hits)
+            .zip(&weights)
             .zip(read.iter().zip(&chosen))
-            .map(|((question, hits), (passages, chosen))| Context {
+            .map(|((question, weights), (passages, chosen))| Context {
                 question: &question.question,
                 passages: chosen.iter().filter_map(|place| passages.get(*place as usize)).collect(),
-                scores: chosen.iter().filter_map(|place| hits.get(*place as usize)).map(|hit| hit.score).collect(),
+                scores: chosen.iter().filter_map(|place| weights.get(*place as usize)).copied().collect(),
             })
             .collect();
         let answers = {
@@ -137,6 +141,7 @@ pub fn evaluate(
     let mut summary = EvaluationSummary {
         generation: pipeline.generation.number(),
         distinct_passages: distinct.len() as u64,
+        filled_questions: filled,
         reader_mode: settings.answer.label(),
         ..EvaluationSummary::of(name, &scores)
     };
@@ -167,24 +172,54 @@ fn select(
     Ok((selector.select(&inputs, choose, &span)?, shortened))
 }
 
+/// What was retrieved for a batch of questions.
+struct Retrieved {
+    /// Passages with the retriever's scores, a row a question, best first.
+    hits: Vec<Vec<Hit>>,
+    /// What a mixture weighs them by: the encoder's inner products, or, where nothing is weighed, the retriever's scores.
+    weights: Vec<Vec<f32>>,
+    /// Questions whose passages were filled up in the order of the corpus.
+    filled: u64,
+}
+
 fn retrieve(
     pipeline: &Pipeline,
     questions: &[Question],
     depth: usize,
+    weighs: bool,
     searcher: &Searcher,
     ledger: &Ledger,
-) -> Result<Vec<Vec<Hit>>> {
-    let vectors = {
-        let span = ledger.span(Phase::Embed);
-        let texts: Vec<&str> = questions.iter().map(|question| question.question.as_str()).collect();
-        let tokenized = pipeline.encoder.tokenize(&texts, Role::Question)?;
-        let lengths: Vec<usize> = tokenized.ids.iter().map(Vec::len).collect();
-        span.tokens(lengths.iter().sum::<usize>() as u64);
-        span.flops(pipeline.encoder.forward_flops(&lengths));
-        pipeline.encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?
+) -> Result<Retrieved> {
+    let texts: Vec<&str> = questions.iter().map(|question| question.question.as_str()).collect();
+    let vectors = match pipeline.retriever.embeds_questions() || weighs {
+        true => Some(embed(pipeline, &texts, ledger)?),
+        false => None,
     };
     let _span = ledger.span(Phase::Retrieve);
-    Ok(pipeline.generation.search(&vectors, depth, pipeline.search, searcher.trust())?)
+    let found = pipeline.find(&texts, vectors.as_deref(), depth, searcher.trust())?;
+    let weights = match &vectors {
+        Some(vectors) if weighs && !pipeline.retriever.is_dense() => {
+            // No question: for the refusal of another encoder's vectors alone.
+            pipeline.generation.search(&[], 0, pipeline.search, searcher.trust())?;
+            let questions = vectors.chunks_exact(pipeline.generation.dim().max(1));
+            let ordinals = |row: &Vec<Hit>| row.iter().map(|hit| hit.ordinal).collect::<Vec<u32>>();
+            let rows = questions.zip(&found.hits);
+            rows.map(|(vector, row)| inner_products(&pipeline.generation, vector, &ordinals(row)))
+                .collect::<Result<_>>()?
+        }
+        _ => found.hits.iter().map(|row| row.iter().map(|hit| hit.score).collect()).collect(),
+    };
+    Ok(Retrieved { hits: found.hits, weights, filled: found.filled })
+}
+
+/// (B, D) vectors of questions, row-major, charged to embed.
+fn embed(pipeline: &Pipeline, texts: &[&str], ledger: &Ledger) -> Result<Vec<f32>> {
+    let span = ledger.span(Phase::Embed);
+    let tokenized = pipeline.encoder.tokenize(texts, Role::Question)?;
+    let lengths: Vec<usize> = tokenized.ids.iter().map(Vec::len).collect();
+    span.tokens(lengths.iter().sum::<usize>() as u64);
+    span.flops(pipeline.encoder.forward_flops(&lengths));
+    Ok(pipeline.encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?)
 }
 
 /// What a question's score is made from; the deepest passages first lose nothing: recall looks at all of them.

@@ -11,10 +11,12 @@ pub mod fresh;
 pub mod identity;
 pub mod memo;
 pub mod prompt;
+pub mod retriever;
 pub mod selector;
 pub mod step;
 
 use prompt::Prompt;
+use retriever::Retriever;
 use selector::Selector;
 
 /// Everything that answers a question.
@@ -31,6 +33,8 @@ pub struct Pipeline {
     pub prompt: Prompt,
     /// How the index is searched.
     pub search: Search,
+    /// What finds passages: the index alone, or the words of the passages too.
+    pub retriever: Retriever,
     /// Chooses what the generator reads from what was retrieved, where there is one.
     pub selector: Option<Selector>,
 }

@@ -92,6 +92,9 @@ pub struct RunRecord {
     pub training_reader: String,
     /// Passages retrieved for each question.
     pub top_k: u64,
+    /// What retrieved them: `dense`, `bm25`, `hybrid rrf depth 100`, ...
+    #[serde(default = "dense")]
+    pub retriever: String,
     /// What "recall" means in this record.
     pub recall_definition: String,
     /// Peak memory in bytes as it was estimated before the first step; 0 where it was not.
@@ -279,6 +282,10 @@ pub struct EvaluationSummary {
     /// Distinct passages among those read for all questions.
     #[serde(default)]
     pub distinct_passages: u64,
+    /// Questions that share a word with fewer passages than were retrieved by BM25 alone: the first passages of the corpus filled
+    /// up what was missing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub filled_questions: u64,
     /// How answers were read off.
     pub reader_mode: String,
     /// File of the scores by question, relative to the run folder.
@@ -297,6 +304,15 @@ pub fn reading(trained: &str, read: &str) -> String {
     }
 }
 
+/// The retriever of records from before there was a choice.
+fn dense() -> String {
+    "dense".to_owned()
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl RunRecord {
     /// An empty record of this program and machine.
     pub fn new(strategy: impl Into<String>, seed: u64) -> Self {
@@ -307,6 +323,7 @@ impl RunRecord {
             seed,
             machine: Machine::here(),
             started: crate::cost::now_utc(),
+            retriever: dense(),
             ..Self::default()
         }
     }

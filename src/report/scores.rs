@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub struct RetrievedPassage {
     /// Its id.
     pub id: String,
-    /// The retriever's score: inner product of unit vectors.
+    /// The retriever's score: inner product of unit vectors, BM25, or what a hybrid makes of both.
     pub score: f32,
     /// What answers are looked for in: title and text.
     pub text: String,

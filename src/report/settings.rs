@@ -24,6 +24,8 @@ pub(super) fn settings(record: &RunRecord) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     flatten("", &record.config, &mut all);
     all.retain(|name, value| !NO_SETTING.contains(&name.as_str()) && value != "null");
+    // Not written down where it is the encoder alone.
+    all.entry("retriever".to_owned()).or_insert_with(|| "dense".to_owned());
     all
 }
 

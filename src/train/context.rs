@@ -102,11 +102,16 @@ impl Trainer<'_> {
         Ok(Some(given))
     }
 
-    /// The `depth` nearest passages of each question in the searched generation, as the live encoder sees the questions.
+    /// The `depth` best passages of each question: the nearest in the searched generation, as the live encoder sees the questions,
+    /// or what the retriever finds.
     pub(super) fn found_passages(&self, questions: &[Question], depth: usize) -> Result<Vec<Vec<u32>>> {
         let mut found = Vec::with_capacity(questions.len());
         for batch in questions.chunks(BATCH) {
             let texts: Vec<&str> = batch.iter().map(|question| question.question.as_str()).collect();
+            if !self.pipeline.retriever.is_dense() {
+                found.extend(self.found_otherwise(&texts, depth)?);
+                continue;
+            }
             let vectors = {
                 let span = self.ledger.span(Phase::Embed);
                 let encoder = &self.pipeline.encoder;
@@ -117,11 +122,31 @@ impl Trainer<'_> {
             };
             let _span = self.ledger.span(Phase::Retrieve);
             let pipeline = &self.pipeline;
-            let depth = depth.min(pipeline.generation.len());
+            let depth = depth.min(pipeline.corpus.passages());
             let hits = pipeline.generation.search(&vectors, depth, pipeline.search, Trust::StaleAllowed)?;
             found.extend(hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect::<Vec<u32>>()));
         }
         Ok(found)
+    }
+
+    /// The same by a retriever that looks at words too.
+    fn found_otherwise(&self, texts: &[&str], depth: usize) -> Result<Vec<Vec<u32>>> {
+        let pipeline = &self.pipeline;
+        let vectors = match pipeline.retriever.embeds_questions() {
+            true => {
+                let span = self.ledger.span(Phase::Embed);
+                let tokenized = pipeline.encoder.tokenize(texts, Role::Question)?;
+                let lengths: Vec<usize> = tokenized.ids.iter().map(Vec::len).collect();
+                span.tokens(lengths.iter().sum::<usize>() as u64).flops(pipeline.encoder.forward_flops(&lengths));
+                let vectors = pipeline.encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?;
+                Some(vectors.flatten_all()?.to_vec1::<f32>()?)
+            }
+            false => None,
+        };
+        let _span = self.ledger.span(Phase::Retrieve);
+        let depth = depth.min(pipeline.corpus.passages());
+        let found = pipeline.find(texts, vectors.as_deref(), depth, Trust::StaleAllowed)?;
+        Ok(found.hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect())
     }
 
     /// The gold passages of a question that the corpus has.

@@ -49,6 +49,7 @@ impl Session {
         record.reader_mode = config.eval_reader()?.label(config.beams, config.length_penalty);
         record.training_reader = config.training_reader()?.unwrap_or_default().to_owned();
         record.top_k = config.top_k as u64;
+        record.retriever = pipeline.retriever.settings.label();
         record.recall_definition = "recall@k: share of a question's gold passage ids among its k nearest; answer \
              recall@k: an accepted answer occurs, normalised, in title or text of one of them"
             .to_owned();

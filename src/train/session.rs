@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ragtune_index::{Corpus, Fingerprint, Generation, GraphParams, Search, WriterLock};
+use ragtune_index::{Corpus, Fingerprint, Generation, GraphParams, Keep, Search, WriterLock};
 
 use super::checkpoint::State;
 use super::context::Context;
@@ -28,6 +28,7 @@ use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::embed::EmbedSettings;
 use crate::pipeline::identity::{encoder_of, precision_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
+use crate::pipeline::retriever::Retriever;
 use crate::pipeline::step::{StepSettings, check_answers};
 use crate::strategies::Stage;
 
@@ -163,7 +164,13 @@ impl Session {
         };
         let plan = plan(config, stages, &content)?;
         let search = if config.exact { Search::Exact } else { Search::Graph { ef: config.ef } };
-        let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, selector };
+        let keep = match (hold, &lock) {
+            (false, _) => Keep::No,
+            (true, Some(lock)) => Keep::Under(lock),
+            (true, None) => Keep::IfFree,
+        };
+        let retriever = Retriever::open(config.retriever_settings()?, &corpus, keep)?;
+        let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, retriever, selector };
         let generator = located.name();
         Ok(Self {
             pipeline,

@@ -41,6 +41,9 @@ const IRRELEVANT: [&str; 17] = [
 const EVALUATION: [&str; 8] =
     ["eval-every", "early-stop", "select-by", "eval-limit", "reader", "eval-reader", "beams", "length-penalty"];
 
+/// Settings of the retriever: weights depend on them where a stage looks for passages, or evaluations decide.
+const RETRIEVER: [&str; 4] = ["retriever", "hybrid", "hybrid-weight", "hybrid-depth"];
+
 /// Settings of how the index follows: nothing depends on them where the passages stand still.
 const REFRESH: [&str; 10] = [
     "refresh",
@@ -194,10 +197,19 @@ fn settings(config: &TrainConfig, stage: &Stage) -> Result<Value> {
     if !stage.trains.passages {
         drop(&REFRESH);
     }
+    if !searches(stage) && config.early_stop == 0 {
+        drop(&RETRIEVER);
+    }
     if config.early_stop == 0 {
         drop(&EVALUATION);
     }
     Ok(value)
+}
+
+/// Whether the passages that a stage learns from are looked for: by its steps, before they begin, or for its negatives.
+fn searches(stage: &Stage) -> bool {
+    let needs = stage.objective.needs();
+    needs.retrieval || stage.mining.is_some() || stage.lists.is_some() || stage.passages != Passages::Search
 }
 
 fn drop_key(settings: &mut serde_json::Map<String, Value>, name: &str) {

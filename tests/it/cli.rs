@@ -9,4 +9,5 @@ mod eval;
 mod export;
 mod index;
 mod inspect;
+mod retriever;
 mod train;

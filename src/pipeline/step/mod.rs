@@ -1,6 +1,6 @@
 //! The papers' quantities for one batch, computed and charged when they are first asked for.
 //!
-//! `retrieve` finds passages and scores them, `candidates` scores passages that labels name, `score` asks the generator how
+//! `retrieve` finds passages (`words` where words count) and scores them, `candidates` scores passages that labels name, `score` asks the generator how
 //! likely answers are, `attention` where it looks; `selected` what a selector chooses; `observed` is what reports hear of it.
 //!
 //! Dimension letters: B questions, K retrieved passages a question, C candidates, T answer tokens, D vector width.
@@ -14,6 +14,7 @@ mod remember;
 mod retrieve;
 mod score;
 mod selected;
+mod words;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

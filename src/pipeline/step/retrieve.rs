@@ -25,7 +25,7 @@ impl Step<'_> {
         Candidates::new(self.retrieved_ordinals()?, self.pipeline.encoder.device())
     }
 
-    /// The same as ordinals: those the caller gave, else the nearest in the current generation. Their texts are read.
+    /// The same as ordinals: those the caller gave, else what the retriever finds. Their texts are read.
     pub(super) fn retrieved_ordinals(&mut self) -> Result<Vec<Vec<u32>>> {
         if let Some(retrieved) = &self.retrieved {
             return Ok(retrieved.clone());
@@ -56,6 +56,9 @@ impl Step<'_> {
     }
 
     fn search(&mut self) -> Result<Vec<Vec<u32>>> {
+        if !self.pipeline.retriever.is_dense() {
+            return self.search_words();
+        }
         let questions = self.question_vectors()?;
         let span = self.ledger.span(Phase::Retrieve);
         let vectors = questions.detach().flatten_all()?.to_vec1::<f32>()?;

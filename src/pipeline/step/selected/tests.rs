@@ -14,6 +14,7 @@ use crate::objectives::{Dro, Mode, Objective, SelectorSft, Weighting};
 use crate::pipeline::Pipeline;
 use crate::pipeline::embed::{EmbedSettings, embed_corpus};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
+use crate::pipeline::retriever::Retriever;
 use crate::pipeline::selector::Sampling;
 use crate::pipeline::step::StepSettings;
 use crate::strategies::Trains;
@@ -43,7 +44,16 @@ fn pipeline(folder: &Path) -> Pipeline {
     let special = generator.special();
     let prompt = Prompt::new(PromptTemplate::default(), special.bos, special.eos.first().copied()).unwrap();
     let selector = Selector::of_generator(&fixture("golden/dro"), 4, None, &Device::Cpu).unwrap();
-    Pipeline { corpus, generation, encoder, generator, prompt, search: Search::Exact, selector: Some(selector) }
+    Pipeline {
+        corpus,
+        generation,
+        encoder,
+        generator,
+        prompt,
+        search: Search::Exact,
+        retriever: Retriever::dense(),
+        selector: Some(selector),
+    }
 }
 
 fn questions() -> Vec<Question> {
