@@ -8,6 +8,20 @@ pub unsafe fn prepare() {
     // SAFETY: promised by the caller.
     unsafe { fix_thread_count() };
     keep_memory();
+    leave_storage_panics_to_errors();
+}
+
+/// A panic inside the storage library, which damaged files can cause, is caught and told as an error with a hint; a second
+/// report of it by the runtime would only confuse.
+fn leave_storage_panics_to_errors() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let storage = |name: &str| name.starts_with("ragtune-index") || name.starts_with("lance");
+        if !thread.name().is_some_and(storage) {
+            report(panic);
+        }
+    }));
 }
 
 /// candle asks for the number of cores at every matrix product unless this variable is set, which costs more than a small

@@ -12,10 +12,12 @@ use crate::journal;
 use crate::lexical::{self, LEXICAL};
 use crate::manifest::{CURRENT, GENERATIONS, GRAPH, UNFINISHED, sidecars};
 use crate::mend::tables;
+use crate::protection;
 use crate::survey::{self, Known};
 use crate::table::DATASET;
 use crate::texts::{TEXTS, Texts, needed};
 use crate::torn::DAMAGED;
+use crate::vouch;
 
 /// How bad a defect is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -61,6 +63,7 @@ pub fn check(dir: &Path) -> Result<Vec<Defect>> {
         found.push(defect(DefectKind::Leftover, format!("{DAMAGED}/{}", name(&aside)), what, BY_MEND));
     }
     found.extend(corpus.notices().iter().map(|notice| defect(DefectKind::Leftover, DATASET, notice.clone(), BY_MEND)));
+    check_manifests(&corpus, &mut found)?;
     check_texts(&corpus, &mut found)?;
     let known = match corpus.survey() {
         Ok(known) => known,
@@ -139,6 +142,21 @@ pub(crate) fn resumable(corpus: &Corpus) -> Result<BTreeSet<String>> {
         }
         _ => Ok(BTreeSet::new()),
     }
+}
+
+/// Lance's own files: the manifests by their checksums, the protections by their names.
+fn check_manifests(corpus: &Corpus, found: &mut Vec<Defect>) -> Result<()> {
+    let (changed, list) = vouch::defects(corpus.dir())?;
+    found.extend(changed.into_iter().map(|(file, what)| defect(DefectKind::Damage, file, what, BY_RESTORING)));
+    if let Some(what) = list {
+        let what = format!("{what}; the manifests cannot be verified");
+        found.push(defect(DefectKind::Derived, vouch::MANIFESTS, what, BY_MEND));
+    }
+    for broken in protection::broken(corpus)? {
+        let file = broken.path.strip_prefix(corpus.dir()).unwrap_or(&broken.path).display().to_string();
+        found.push(defect(DefectKind::Derived, file, broken.what, BY_MEND));
+    }
+    Ok(())
 }
 
 fn check_texts(corpus: &Corpus, found: &mut Vec<Defect>) -> Result<()> {

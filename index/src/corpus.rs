@@ -21,6 +21,7 @@ use crate::stats::{self, Stats};
 use crate::survey::{self, Known};
 use crate::table::{DATASET, Rows, Table};
 use crate::torn::set_torn_manifest_aside;
+use crate::vouch;
 use crate::writer::GenerationWriter;
 
 /// An index directory, open for reading; writing needs its [`WriterLock`] besides.
@@ -70,8 +71,15 @@ impl Corpus {
             return Err(Error::NoIndex { dir, why: format!("it holds no `{DATASET}`") });
         }
         let notices = set_torn_manifest_aside(&dir)?;
-        let table = Table::open(&dir)?;
-        Self::of_table(dir, table, notices)
+        vouch::verify_newest(&dir)?;
+        let mut table = Table::open(&dir)?;
+        loop {
+            match Self::of_table(dir.clone(), table.clone(), notices.clone()) {
+                // A writer went on, and removed what this version needs.
+                Err(_) if table.latest()?.version() != table.version() => table = table.latest()?,
+                opened => return opened,
+            }
+        }
     }
 
     /// The same index with the passages it has now.

@@ -83,8 +83,8 @@ pub enum Error {
         /// The index.
         dir: PathBuf,
     },
-    /// The passages are others than those this corpus was opened with.
-    #[error("the passages of the index `{}` were changed by another program since it was opened", dir.display())]
+    /// The index has other passages than those this corpus was opened with, or no longer the files that are needed.
+    #[error("the index `{}` was changed by another program since it was opened", dir.display())]
     Changed {
         /// The index.
         dir: PathBuf,

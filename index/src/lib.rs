@@ -49,6 +49,7 @@ mod lock;
 mod manifest;
 mod mend;
 mod passage;
+mod protection;
 mod publish;
 mod retained;
 mod retire;
@@ -62,6 +63,7 @@ mod texts;
 mod torn;
 mod versions;
 mod view;
+mod vouch;
 mod writer;
 
 pub use append::Appended;

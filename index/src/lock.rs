@@ -49,6 +49,13 @@ impl WriterLock {
     }
 }
 
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        // Best effort, for instance on a full disk: what is not written down now is by the next writer.
+        let _ = crate::vouch::remember(&self.dir);
+    }
+}
+
 fn held(dir: &Path, file: &mut File) -> Error {
     let mut content = Vec::new();
     let _ = file.take(4096).read_to_end(&mut content);

@@ -11,17 +11,23 @@ use crate::generation::Generation;
 use crate::graph_plan::GraphPlan;
 use crate::journal;
 use crate::lexical;
+use crate::protection;
 use crate::publish::{CommitStage, publish};
 use crate::retire::retire;
 use crate::survey::Known;
 use crate::table::Table;
 use crate::texts::{TEXTS, Texts};
 use crate::torn::DAMAGED;
+use crate::vouch;
 
 /// See [`Corpus::mend`]; the caller holds the lock.
 pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Vec<String>> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     let mut done = Vec::new();
+    // Before anything is retired: what somebody keeps must stay.
+    for broken in protection::broken(corpus)? {
+        done.push(protection::restore(corpus, &broken, &corpus.survey()?)?);
+    }
     let plan = (graph, GraphPlan::Build);
     let spared = resumable(corpus)?;
     for known in unmended(corpus)? {
@@ -59,6 +65,7 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
         done.push(format!("made the index of words anew: {defect}"));
     }
     retire(dir, uuid, &corpus.table().latest()?, &spared)?;
+    vouch::remember(dir)?;
     Ok(done)
 }
 

@@ -13,10 +13,10 @@ impl Corpus {
         let latest = self.table().latest()?;
         if self.sees(&latest)? {
             let known = survey::newest(self.dir(), self.uuid(), &latest)?;
-            return known.map(|known| load(&known)).transpose();
+            return known.map(|known| self.load(&known)).transpose();
         }
         let known = self.survey()?.into_iter().rev().find(|known| known.rows == *self.rows());
-        known.map(|known| load(&known)).ok_or_else(|| self.changed())?.map(Some)
+        known.map(|known| self.load(&known)).ok_or_else(|| self.changed())?.map(Some)
     }
 
     /// All retained generations, ascending by number; the last is the newest. Of one that is retained in several states, as
@@ -45,7 +45,7 @@ impl Corpus {
     pub fn generation(&self, number: u32) -> Result<Generation> {
         let known = self.survey()?;
         if let Some(here) = self.here(&known, |known| known.number == number) {
-            return load(here);
+            return self.load(here);
         }
         match known.iter().any(|known| known.number == number) {
             true => Err(Error::OtherPassages { number }),
@@ -56,7 +56,7 @@ impl Corpus {
     /// The newest retained generation of these passages that this encoder embedded, loaded.
     pub fn generation_for(&self, by: &Fingerprint) -> Result<Option<Generation>> {
         let known = self.survey()?;
-        self.here(&known, |known| known.fingerprint == *by).map(load).transpose()
+        self.here(&known, |known| known.fingerprint == *by).map(|known| self.load(known)).transpose()
     }
 
     /// The newest retained generation that this encoder embedded, over whatever passages the index had then, with the corpus
@@ -64,7 +64,7 @@ impl Corpus {
     pub fn with_generation_for(&self, by: &Fingerprint) -> Result<Option<(Corpus, Generation)>> {
         let known = self.survey()?;
         let Some(found) = known.iter().rev().find(|known| known.fingerprint == *by) else { return Ok(None) };
-        Ok(Some((self.at(found.table.clone())?, load(found)?)))
+        Ok(Some((self.at(found.table.clone())?, self.load(found)?)))
     }
 
     /// A note that was kept with a retained generation, if there is one; see [`Generation::record`].
@@ -100,14 +100,16 @@ impl Corpus {
         }
     }
 
+    /// A generation in memory; where that fails since its files were removed meanwhile, that is said.
+    fn load(&self, known: &Known) -> Result<Generation> {
+        let gone = |error| if known.table.complete() { error } else { self.changed() };
+        Generation::load(known, known.rows.len()).map_err(gone)
+    }
+
     /// The newest state that is wanted, of these passages.
     fn here<'a>(&self, known: &'a [Known], wanted: impl Fn(&Known) -> bool) -> Option<&'a Known> {
         known.iter().rev().find(|known| wanted(known) && known.rows == *self.rows())
     }
-}
-
-fn load(known: &Known) -> Result<Generation> {
-    Generation::load(known, known.rows.len())
 }
 
 /// Numbers of generations, each once.

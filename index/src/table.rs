@@ -31,6 +31,7 @@ pub(crate) use create::create;
 pub(crate) use replace::Staged;
 pub(crate) use rewrite::Piece;
 pub(crate) use rows::Rows;
+pub(crate) use versions::MANIFEST_END;
 
 /// Name of the dataset's directory in the index directory.
 pub(crate) const DATASET: &str = "corpus.lance";

@@ -1,6 +1,7 @@
 //! A newest manifest that a power cut left half-written, set aside so that the dataset opens.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::durable::{name, sync_dir};
 use crate::error::{Error, Result};
@@ -10,6 +11,11 @@ use crate::table::Table;
 /// Name of the directory for damaged files that were set aside.
 pub(crate) const DAMAGED: &str = "damaged";
 
+/// How often and after what pause the lock is asked for while another process that opened the index has it for this: renaming
+/// a file takes no longer.
+const ATTEMPTS: u32 = 500;
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Moves half-written newest manifests to [`DAMAGED`]; one line for each.
 pub(crate) fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
     let mut notices = Vec::new();
@@ -17,7 +23,19 @@ pub(crate) fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
         return Ok(notices);
     }
     // Under the lock, so that two who open at once do not both do it; looked for again, since the other may have done it.
-    let _lock = WriterLock::take(dir, "mending a torn manifest")?;
+    let mut attempts = 0;
+    let _lock = loop {
+        match WriterLock::take(dir, "mending a torn manifest") {
+            Err(Error::Locked { .. }) if attempts < ATTEMPTS => {
+                attempts += 1;
+                std::thread::sleep(PAUSE);
+                if Table::torn_manifest(dir)?.is_none() {
+                    return Ok(notices);
+                }
+            }
+            taken => break taken?,
+        }
+    };
     while let Some(torn) = Table::torn_manifest(dir)? {
         let aside = dir.join(DAMAGED);
         std::fs::create_dir_all(&aside).map_err(Error::io("creating", &aside))?;

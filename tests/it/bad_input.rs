@@ -6,6 +6,8 @@ mod disk;
 mod divergence;
 mod lengths;
 mod models;
+mod read_only;
+mod rot;
 mod settings;
 mod strategies;
 mod weights;

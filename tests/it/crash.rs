@@ -75,10 +75,11 @@ fn killed_builds_from_nothing() {
     };
     Operation {
         name: "build",
-        share: 30,
+        share: 20,
         base: None,
         command: &|index| build_command(&corpus(), &encoder(), index),
         between: Some(&bare),
+        changes: true,
     }
     .kill();
 }
@@ -87,12 +88,105 @@ fn killed_builds_from_nothing() {
 fn killed_builds_over_an_older_generation() {
     Operation {
         name: "build by another encoder",
-        share: 40,
+        share: 20,
         base: Some(embedded_index()),
         command: &|index| build_command(&corpus(), &trained_encoder(), index),
         between: None,
+        changes: true,
     }
     .kill();
     let found = contents(embedded_index()).unwrap();
     assert_eq!((found.ids.len(), found.generation.unwrap().number), (60, 1), "the base was not touched");
+}
+
+/// New passages to append.
+fn additions() -> PathBuf {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let file = shared().join("additions.jsonl");
+        let added = lines(&corpus()).into_iter().take(12).map(|mut line| {
+            line["id"] = format!("new-{}", line["id"].as_str().unwrap()).into();
+            line["text"] = format!("Besides, {}", line["text"].as_str().unwrap()).into();
+            format!("{line}\n")
+        });
+        std::fs::write(&file, added.collect::<String>()).unwrap();
+        file
+    })
+    .clone()
+}
+
+/// An index command on an index.
+fn on(index: &Path, words: &[&str]) -> Ragtune {
+    ragtune(&["index", words[0]]).with("--index", index).and(&words[1..])
+}
+
+fn append(index: &Path) -> Ragtune {
+    on(index, &["append"]).with("--corpus", additions())
+}
+
+fn delete(index: &Path) -> Ragtune {
+    let ids: Vec<String> =
+        lines(&corpus()).iter().step_by(11).map(|line| line["id"].as_str().unwrap().into()).collect();
+    ids.iter().fold(on(index, &["delete"]), |command, id| command.with("--id", id))
+}
+
+/// The embedded index with passages appended and others deleted. Not to be changed.
+fn changed_index() -> &'static Path {
+    static INDEX: OnceLock<PathBuf> = OnceLock::new();
+    INDEX.get_or_init(|| {
+        let dir = shared().join("changed-index");
+        copy(embedded_index(), &dir);
+        append(&dir).run().done();
+        delete(&dir).run().done();
+        dir
+    })
+}
+
+/// The same with a generation of the trained encoder on top. Not to be changed.
+fn refreshed_index() -> &'static Path {
+    static INDEX: OnceLock<PathBuf> = OnceLock::new();
+    INDEX.get_or_init(|| {
+        let dir = shared().join("refreshed-index");
+        copy(changed_index(), &dir);
+        on(&dir, &["refresh"]).with("--encoder", trained_encoder()).run().done();
+        dir
+    })
+}
+
+/// An operation in one commit.
+fn kill(name: &'static str, share: u64, base: &Path, command: &dyn Fn(&Path) -> Ragtune) {
+    Operation { name, share, base: Some(base), command, between: None, changes: name != "gc" }.kill();
+}
+
+#[test]
+fn killed_appends() {
+    kill("append", 30, embedded_index(), &append);
+}
+
+#[test]
+fn killed_deletions() {
+    kill("delete", 20, embedded_index(), &delete);
+}
+
+#[test]
+fn killed_compactions() {
+    kill("compact", 30, changed_index(), &|index| on(index, &["compact"]));
+}
+
+#[test]
+fn killed_refreshes() {
+    kill("refresh", 30, changed_index(), &|index| on(index, &["refresh"]).with("--encoder", trained_encoder()));
+    kill("refresh that keeps the edges", 10, changed_index(), &|index| {
+        on(index, &["refresh", "--reuse-graph", "0.2"]).with("--encoder", trained_encoder())
+    });
+}
+
+#[test]
+fn killed_collections() {
+    kill("gc", 15, refreshed_index(), &|index| on(index, &["gc"]));
+}
+
+#[test]
+fn killed_rollbacks() {
+    kill("rollback", 15, refreshed_index(), &|index| on(index, &["rollback", "--generation", "1"]));
 }

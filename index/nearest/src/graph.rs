@@ -20,9 +20,9 @@
 //!
 //! # Building
 //!
-//! hnsw_rs finds the links; they are then taken out of it and laid flat (see `adjacency`), where a search costs about a
-//! quarter. Points go in one after the other: the same vectors give the same graph, bit for bit, which training relies on
-//! when it resumes. N passages, D dimension.
+//! hnsw_rs finds the links; they are taken out of it, those of the lowest layer chosen again now that all passages are known
+//! (see `shape`), and laid flat (see `adjacency`), where a search costs less than a third. Points go in one after the other: the
+//! same vectors give the same graph, bit for bit, which training relies on when it resumes. N passages, D dimension.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +31,7 @@ use hnsw_rs::hnsw::Hnsw;
 
 use crate::adjacency::{FlatGraph, Lists, UpperLayer};
 use crate::distance::dot;
+use crate::shape::shape;
 use crate::strays::link_strays;
 
 /// How to build the graph and how to measure it.
@@ -90,7 +91,8 @@ pub struct Built {
 /// hnsw_rs takes its logarithm of the layer count from this and cannot take less without losing levels.
 const LAYERS: usize = 16;
 
-/// Builds the graph over `vectors` (N, D) row-major: finite, of length one, N at least 1. Runs on the calling thread alone.
+/// Builds the graph over `vectors` (N, D) row-major: finite, of length one, N at least 1. hnsw_rs runs on the calling
+/// thread alone; the result does not depend on the number of threads that choose links afterwards.
 pub fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result<Built, Refused> {
     params.check()?;
     let n = vectors.len().checked_div(dim).unwrap_or(0);
@@ -104,6 +106,7 @@ pub fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result<Built,
     }
     let mut layers = extract(&index, n);
     drop(index);
+    layers.base = shape(&layers.base, vectors, dim, params.links);
     let relinked = link_strays(&mut layers.base, layers.entry, vectors, dim, 2 * params.links);
     let too_many = || Refused {
         name: "links of all passages together",

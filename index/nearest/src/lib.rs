@@ -15,6 +15,7 @@ mod graph_file;
 mod lanes;
 mod recall;
 mod repair;
+mod shape;
 mod strays;
 
 pub use adjacency::FlatGraph;

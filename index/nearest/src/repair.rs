@@ -6,12 +6,11 @@
 use rayon::prelude::*;
 
 use crate::adjacency::{Base, FlatGraph};
-use crate::distance::dot;
-use crate::exact::Hit;
+use crate::shape::{leads_elsewhere, nearest_first};
 
-/// The graph with up to `links` more links at every passage of the lowest layer: the diverse nearest (algorithm 4 of arXiv
-/// 1603.09320) among the passages one and two steps away, by `vectors` (N, D). They come first, the old ones follow in their
-/// order. A list grows to `3 * links` at most, whatever number of repairs: what is full stays as it is.
+/// The graph with up to `links` more links at every passage of the lowest layer: those that lead into different directions (see
+/// `shape`) among the nearest passages one and two steps away, by `vectors` (N, D). They come first, the old ones follow in
+/// their order. A list grows to `3 * links` at most, whatever number of repairs: what is full stays as it is.
 ///
 /// The result does not depend on the number of threads: each list is a function of the old graph.
 pub fn repair(graph: &FlatGraph, vectors: &[f32], dim: usize, links: usize) -> FlatGraph {
@@ -22,18 +21,10 @@ pub fn repair(graph: &FlatGraph, vectors: &[f32], dim: usize, links: usize) -> F
 }
 
 fn mended(graph: &FlatGraph, vectors: &[f32], dim: usize, node: u32, links: usize) -> Vec<u32> {
-    let row = |ordinal: u32| &vectors[ordinal as usize * dim..][..dim];
     let own = graph.base.of(node);
     let room = (3 * links).saturating_sub(own.len());
-    let mut near: Vec<u32> = own.iter().flat_map(|next| graph.base.of(*next)).chain(own).copied().collect();
-    near.sort_unstable();
-    near.dedup();
-    let mut near: Vec<Hit> = near
-        .into_iter()
-        .filter(|other| *other != node)
-        .map(|ordinal| Hit { ordinal, score: dot(row(node), row(ordinal)) })
-        .collect();
-    near.sort_unstable_by(Hit::rank);
+    let two_steps = own.iter().flat_map(|next| graph.base.of(*next)).chain(own);
+    let near = nearest_first(vectors, dim, node, two_steps);
     let mut chosen: Vec<u32> = Vec::with_capacity(links);
     let mut new = 0;
     for hit in near {
@@ -41,9 +32,7 @@ fn mended(graph: &FlatGraph, vectors: &[f32], dim: usize, node: u32, links: usiz
             break;
         }
         let known = own.contains(&hit.ordinal);
-        // Nearer to the passage than to any chosen before it: links lead into different directions.
-        let diverse = chosen.iter().all(|other| dot(row(*other), row(hit.ordinal)) < hit.score);
-        if diverse && (known || new < room) {
+        if (known || new < room) && leads_elsewhere(vectors, dim, &chosen, &hit) {
             new += usize::from(!known);
             chosen.push(hit.ordinal);
         }
@@ -56,6 +45,7 @@ fn mended(graph: &FlatGraph, vectors: &[f32], dim: usize, node: u32, links: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distance::dot;
     use crate::graph::{GraphParams, build, tests::unit_vectors};
     use crate::recall;
 
@@ -90,11 +80,11 @@ mod tests {
         let mut moved = vectors.clone();
         moved.rotate_left(40 * dim);
         for (row, noise) in moved.chunks_mut(dim).zip(unit_vectors(n, dim, 500, 4).chunks(dim)) {
-            row.iter_mut().zip(noise).for_each(|(value, noise)| *value += 0.3 * noise);
+            row.iter_mut().zip(noise).for_each(|(value, noise)| *value += 0.6 * noise);
             let length = dot(row, row).sqrt();
             row.iter_mut().for_each(|value| *value /= length);
         }
-        let at = |graph: &FlatGraph| recall(graph, &moved, dim, 200, 24).0;
+        let at = |graph: &FlatGraph| recall(graph, &moved, dim, 200, 14).0;
         let (kept, mended) = (at(&graph), at(&repair(&graph, &moved, dim, 8)));
         assert!(mended > kept + 0.02, "{kept} became {mended}");
     }

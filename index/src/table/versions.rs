@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::table::runtime::wait;
 
 /// Last bytes of every complete Lance manifest.
-const MANIFEST_END: &[u8] = b"LANC";
+pub(crate) const MANIFEST_END: &[u8] = b"LANC";
 
 impl Table {
     /// All versions on disk, ascending.

@@ -36,6 +36,28 @@ pub fn perform(work: &str, dir: &Path) {
             let corpus = Corpus::open(dir).unwrap();
             embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(corpus.len(), DIM, seed));
         }
+        Some(("embeds", to)) => (1..=to.parse().unwrap()).for_each(|seed: u64| perform(&format!("embed {seed}"), dir)),
+        Some(("more", count)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let by = corpus.current().unwrap().unwrap().fingerprint().clone();
+            let range = corpus.len()..corpus.len() + count.parse::<usize>().unwrap();
+            crate::changing::append(&corpus, &by, range.clone(), &vectors(range.end, DIM, 50));
+        }
+        Some(("fewer", every)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            crate::changing::delete(&corpus, (0..corpus.len()).step_by(every.parse().unwrap()));
+        }
+        Some(("back", number)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.rollback(&corpus.lock("a test").unwrap(), number.parse().unwrap()).unwrap();
+        }
+        Some(("protect", number)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let lock = corpus.lock("a test").unwrap();
+            corpus.protect(&lock, number.parse().unwrap(), "a test").unwrap();
+            corpus.current().unwrap().unwrap().record("note", &serde_json::json!({ "a": 1 })).unwrap();
+            corpus.unprotect(&lock, number.parse().unwrap(), "a test").unwrap();
+        }
         Some(("append", range)) => {
             let (from, to) = range.split_once(' ').unwrap();
             let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());

@@ -43,7 +43,10 @@ struct Outcomes {
 struct Rotten {
     dir: tempfile::TempDir,
     truth: Seen,
+    /// Which generations are retained, and for whom.
+    retained: Vec<(u32, Vec<String>)>,
     sound: Vec<Defect>,
+    manifests: Vec<u8>,
     outcomes: Outcomes,
 }
 
@@ -52,8 +55,10 @@ impl Rotten {
         let dir = tempfile::tempdir().unwrap();
         rich_index(dir.path());
         let (truth, sound) = (seen(dir.path()).unwrap(), check(dir.path()).unwrap());
+        let retained = retained(&Corpus::open(dir.path()).unwrap()).unwrap();
         assert!(sound.iter().all(|defect| defect.what.contains("was interrupted after")), "{sound:?}");
-        Self { dir, truth, sound, outcomes: Outcomes::default() }
+        let manifests = fs::read(dir.path().join("manifests.json")).unwrap();
+        Self { dir, truth, retained, sound, manifests, outcomes: Outcomes::default() }
     }
 
     /// Looks at the index as it is now, then puts the file back.
@@ -65,19 +70,19 @@ impl Rotten {
         let looked = catch_unwind(AssertUnwindSafe(|| {
             let answers = try_seen(dir);
             let corpus = Corpus::open(dir);
-            let notices = corpus.as_ref().is_ok_and(|corpus| !corpus.notices().is_empty());
+            let (mut notices, mut kept) = (false, None);
             if let Ok(corpus) = corpus {
-                for outcome in
-                    [corpus.generations().map(drop), corpus.generation(1).map(drop), corpus.stats().map(drop)]
-                {
+                notices = !corpus.notices().is_empty();
+                kept = retained(&corpus).map_err(|error| quietly("the list of generations", error)).ok();
+                for outcome in [corpus.generation(1).map(drop), corpus.stats().map(drop)] {
                     if let Err(error) = outcome {
                         quietly("a part", error);
                     }
                 }
             }
-            (answers, notices, check(dir))
+            (answers, notices, kept, check(dir))
         }));
-        let (answers, notices, found) = looked.unwrap_or_else(|_| panic!("{context}: a panic came through"));
+        let (answers, notices, kept, found) = looked.unwrap_or_else(|_| panic!("{context}: a panic came through"));
         let reported = match found {
             Ok(found) => notices || found != self.sound,
             Err(error) => {
@@ -85,6 +90,12 @@ impl Rotten {
                 true
             }
         };
+        // That somebody keeps a generation is written in one file; once it is gone, nobody can know.
+        let unknowable = context.contains("_refs/tags") && context.ends_with("gone");
+        assert!(
+            reported || unknowable || kept.is_none_or(|kept| kept == self.retained),
+            "{context}: `check` does not see that something else is retained"
+        );
         match answers {
             Err(error) => {
                 quietly("opening", error);
@@ -104,6 +115,8 @@ impl Rotten {
         }
         fs::write(file, good).unwrap();
         let _ = fs::remove_dir_all(dir.join("damaged"));
+        // A manifest that was set aside was forgotten there.
+        fs::write(dir.join("manifests.json"), &self.manifests).unwrap();
     }
 }
 
@@ -141,4 +154,28 @@ fn rot_anywhere_is_refused_reported_or_harmless() {
     }
     eprintln!("in all: {:?}", rotten.outcomes);
     assert_eq!(seen(&root), Some(rotten.truth));
+}
+
+fn retained(corpus: &Corpus) -> Result<Vec<(u32, Vec<String>)>> {
+    Ok(corpus.generations()?.into_iter().map(|info| (info.number, info.protected_by)).collect())
+}
+
+#[test]
+fn a_damaged_protection_keeps_its_generation_once_it_is_mended() {
+    for damage in ["", "{", r#"{"branch":null,"version":1,"manifestSize":7}"#, r#"{"version":"6"}"#] {
+        let dir = tempfile::tempdir().unwrap();
+        rich_index(dir.path());
+        let tag = dir.path().join("corpus.lance/_refs/tags/keep-base-g1.json");
+        assert!(tag.exists());
+        fs::write(&tag, damage).unwrap();
+        let found = check(dir.path()).unwrap();
+        let named = |defect: &&Defect| defect.file.ends_with("keep-base-g1.json") && defect.kind == DefectKind::Derived;
+        assert_eq!(found.iter().filter(named).count(), 1, "{damage}: {found:?}");
+        only_leftovers(dir.path(), damage);
+        let corpus = Corpus::open(dir.path()).unwrap();
+        embed(&corpus, &encoder("fourth"), DIM, &vectors(N, DIM, 4));
+        embed(&corpus, &encoder("fifth"), DIM, &vectors(N, DIM, 5));
+        assert_eq!(retained(&corpus).unwrap(), [(1, vec!["base".to_string()]), (3, vec![]), (4, vec![])], "{damage}");
+        assert!(same(corpus.generation(1).unwrap().vectors(), &vectors(N, DIM, 1)));
+    }
 }

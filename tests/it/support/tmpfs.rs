@@ -30,6 +30,13 @@ impl Tmpfs {
         assert!(status.success());
     }
 
+    /// Makes it read-only or writable again.
+    pub fn writable(&self, writable: bool) {
+        let mode = if writable { "remount,rw" } else { "remount,ro" };
+        let status = Command::new("mount").args(["-o", mode]).arg(self.path()).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Bytes in use.
     pub fn used(&self) -> u64 {
         super::files(self.path()).iter().map(|file| self.path().join(file).metadata().unwrap().len()).sum()

@@ -1,0 +1,70 @@
+//! Protections that cannot be read or that protect something else than their name says: a damaged file must not let a
+//! generation be removed that somebody keeps. Their names say what they are for, so that they can be written anew.
+
+use std::path::PathBuf;
+
+use crate::corpus::Corpus;
+use crate::durable::{entries, name, remove, sync_dir};
+use crate::error::Result;
+use crate::survey::{self, Known};
+use crate::table::{DATASET, Table};
+
+/// A protection that does not do what its name says.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// Its file.
+    pub(crate) path: PathBuf,
+    pub(crate) tag: String,
+    /// The generation it is to keep.
+    pub(crate) number: u32,
+    pub(crate) what: String,
+}
+
+/// All of them.
+pub(crate) fn broken(corpus: &Corpus) -> Result<Vec<Broken>> {
+    let table = corpus.table().latest()?;
+    let versions = table.versions()?;
+    let mut found = Vec::new();
+    for path in entries(&corpus.dir().join(DATASET).join("_refs/tags"))? {
+        let Some(tag) = name(&path).strip_suffix(".json").map(str::to_string) else { continue };
+        let Some((_, number)) = survey::owner_of(&tag) else { continue };
+        let version = std::fs::read(&path)
+            .ok()
+            .and_then(|content| serde_json::from_slice::<serde_json::Value>(&content).ok())
+            .and_then(|content| content.get("version")?.as_u64());
+        let what = match version {
+            None => "it cannot be read".to_string(),
+            Some(version) if !versions.contains(&version) => {
+                format!("it protects version {version}, which is not there")
+            }
+            Some(version) => match number_of(&table, version) {
+                Some(there) if there == number => continue,
+                Some(there) => format!("it protects generation {there}"),
+                None => format!("it protects version {version}, which is no generation"),
+            },
+        };
+        found.push(Broken { path, tag, number, what });
+    }
+    Ok(found)
+}
+
+/// Removes a broken protection and, where its generation is still there, writes it anew; says which it was.
+pub(crate) fn restore(corpus: &Corpus, broken: &Broken, known: &[Known]) -> Result<String> {
+    remove(&broken.path)?;
+    if let Some(dir) = broken.path.parent() {
+        sync_dir(dir)?;
+    }
+    match known.iter().rev().find(|known| known.number == broken.number) {
+        Some(known) => {
+            corpus.table().tag(&broken.tag, known.table.version())?;
+            Ok(format!("wrote the protection `{}` anew: {}", broken.tag, broken.what))
+        }
+        None => Ok(format!("removed the protection `{}` of a generation that is gone", broken.tag)),
+    }
+}
+
+fn number_of(table: &Table, version: u64) -> Option<u32> {
+    let at = table.at(version).ok()?;
+    at.vector_files().ok().flatten()?;
+    at.generation_number().ok()
+}
