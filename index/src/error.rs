@@ -254,7 +254,9 @@ impl Error {
             return Some("the disk is full: free some space and run the same command again; nothing was lost".into());
         }
         if self.read_only() {
-            return Some("this user or this disk may only read here: searching works, changing the index does not".into());
+            return Some(
+                "this user or this disk may only read here: searching works, changing the index does not".into(),
+            );
         }
         Some(match self {
             Error::NoIndex { dir, .. } => {

@@ -238,7 +238,9 @@ fn killed_changes_leave_the_state_before_or_the_one_after() {
             }
             2 => "compact now".to_string(),
             3 => match &earlier {
-                Some((version, then)) if corpus.versions().unwrap().iter().any(|info| info.dataset_version == *version) => {
+                Some((version, then))
+                    if corpus.versions().unwrap().iter().any(|info| info.dataset_version == *version) =>
+                {
                     wanted = then.clone();
                     format!("rollback {version}")
                 }

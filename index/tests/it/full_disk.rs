@@ -103,7 +103,8 @@ fn changing_passages_on_a_full_disk_keeps_what_there_was() {
     let filler = disk.path().join("filler");
     let mut next = n;
     let (mut refused, mut done) = (0, 0);
-    for (round, room) in [0usize, 4, 12, 24, 40, 64, 100, 160, 300, 8, 20, 48, 80, 130, 220, 16].into_iter().enumerate() {
+    for (round, room) in [0usize, 4, 12, 24, 40, 64, 100, 160, 300, 8, 20, 48, 80, 130, 220, 16].into_iter().enumerate()
+    {
         fill(&filler, room * 1024);
         let corpus = Corpus::open(&dir).unwrap();
         let lock = corpus.lock("a test").unwrap();
@@ -141,7 +142,8 @@ fn changing_passages_on_a_full_disk_keeps_what_there_was() {
         only_leftovers(&dir, &context);
         let now = Corpus::open(&dir).unwrap();
         // Wholly before or wholly after; after, also where what follows the commit found no room.
-        let changed = now.passages() == after.len() && after.keys().all(|at| now.ordinal(&passage(*at).id).unwrap().is_some());
+        let changed =
+            now.passages() == after.len() && after.keys().all(|at| now.ordinal(&passage(*at).id).unwrap().is_some());
         assert!(changed || outcome.is_err(), "{context}");
         if changed {
             present = after;

@@ -34,7 +34,10 @@ fn an_index_is_changed_by_commands_and_every_change_is_found() {
     let id = |row: usize| all[row]["id"].as_str().unwrap();
 
     let appended = index(&["append", "--json"], &at).with("--corpus", &more).run().json();
-    assert_eq!((&appended["passages"], &appended["generation"], &appended["outside_graph"]), (&json!(20), &json!(1), &json!(20)));
+    assert_eq!(
+        (&appended["passages"], &appended["generation"], &appended["outside_graph"]),
+        (&json!(20), &json!(1), &json!(20))
+    );
     assert!(appended["embed_seconds"].as_f64().unwrap() > 0.0);
     for row in [0, 39, 40, 59] {
         assert_eq!(found(&at, &all[row], &[])[0], id(row));
@@ -51,17 +54,28 @@ fn an_index_is_changed_by_commands_and_every_change_is_found() {
     for row in [7, 8, 45] {
         assert!(!found(&at, &all[row], &["--exact"]).contains(&id(row).to_owned()));
     }
-    index(&["delete"], &at).with("--id", id(7)).and(&["--id", "nobody"]).run().refused(&["2 of the 2", id(7), "nobody", "nothing was changed"]);
+    index(&["delete"], &at).with("--id", id(7)).and(&["--id", "nobody"]).run().refused(&[
+        "2 of the 2",
+        id(7),
+        "nobody",
+        "nothing was changed",
+    ]);
     index(&["delete"], &at).run().refused(&["--id"]);
 
     let refreshed = index(&["refresh", "--json", "--reuse-graph", "0.01"], &at).run().json();
-    assert_eq!((&refreshed["generation"], &refreshed["passages"], &refreshed["embedded"]), (&json!(2), &json!(57), &json!(60)));
+    assert_eq!(
+        (&refreshed["generation"], &refreshed["passages"], &refreshed["embedded"]),
+        (&json!(2), &json!(57), &json!(60))
+    );
     assert_eq!(found(&at, &all[59], &[])[0], id(59), "the note of the encoder came along");
 
     let planned = index(&["gc", "--dry-run", "--json"], &at).run().json();
     assert_eq!(planned["dry_run"], true);
     let compacted = index(&["compact", "--json"], &at).run().json();
-    assert_eq!((&compacted["passages"], &compacted["dropped"], &compacted["fragments_after"]), (&json!(57), &json!(3), &json!(2)));
+    assert_eq!(
+        (&compacted["passages"], &compacted["dropped"], &compacted["fragments_after"]),
+        (&json!(57), &json!(3), &json!(2))
+    );
     let freed = index(&["gc", "--json"], &at).run().json();
     assert!(freed["bytes"].as_u64().unwrap() > 0 && !freed["files"].as_array().unwrap().is_empty(), "{freed:#}");
     let said = index(&["gc"], &at).run().done().stdout;
