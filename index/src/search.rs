@@ -35,7 +35,7 @@ pub enum Trust<'a> {
 /// after the other takes no longer than scoring some at random places of memory. Measured with 384 dimensions for a question
 /// alone; when many are asked at once exact search is faster up to four times as many passages, but what is found must not
 /// depend on what is asked beside it.
-const EXACT_PER_EF: usize = 24;
+const EXACT_PER_EF: usize = 20;
 
 impl Generation {
     /// The `k` nearest passages for each question: `questions` (B, D) row-major. For each question its hits, higher inner
