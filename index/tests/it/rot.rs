@@ -46,6 +46,7 @@ struct Rotten {
     /// Which generations are retained, and for whom.
     retained: Vec<(u32, Vec<String>)>,
     sound: Vec<Defect>,
+    manifests: Vec<u8>,
     outcomes: Outcomes,
 }
 
@@ -56,7 +57,8 @@ impl Rotten {
         let (truth, sound) = (seen(dir.path()).unwrap(), check(dir.path()).unwrap());
         let retained = retained(&Corpus::open(dir.path()).unwrap()).unwrap();
         assert!(sound.iter().all(|defect| defect.what.contains("was interrupted after")), "{sound:?}");
-        Self { dir, truth, retained, sound, outcomes: Outcomes::default() }
+        let manifests = fs::read(dir.path().join("manifests.json")).unwrap();
+        Self { dir, truth, retained, sound, manifests, outcomes: Outcomes::default() }
     }
 
     /// Looks at the index as it is now, then puts the file back.
@@ -113,6 +115,8 @@ impl Rotten {
         }
         fs::write(file, good).unwrap();
         let _ = fs::remove_dir_all(dir.join("damaged"));
+        // A manifest that was set aside was forgotten there.
+        fs::write(dir.join("manifests.json"), &self.manifests).unwrap();
     }
 }
 
