@@ -24,6 +24,9 @@ use crate::writer::LENGTH_TOLERANCE;
 /// New fragments have at most so many passages, however many older ones have: that many texts are in memory at a time.
 pub(crate) const ROWS: usize = 4096;
 
+/// What gives the vectors of a run of passages: row-major, each finite and of length one within 0.001.
+pub type Embed<'a> = dyn FnMut(&[Passage]) -> Result<Vec<f32>, Cause> + 'a;
+
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Appended {
@@ -41,9 +44,8 @@ pub struct Appended {
 
 impl Corpus {
     /// Adds passages to the newest generation, which must be of the encoder `by` with vectors of `dim` values: texts and
-    /// vectors in one commit. `embed` gives the vectors of a run of passages, row-major, each finite and of length one within
-    /// 0.001. Ids must be unique among all passages that are not deleted. Streams: at most 4096 passages are in memory at a
-    /// time, beside 16 bytes for every id.
+    /// vectors in one commit. Ids must be unique among all passages that are not deleted. Streams: at most 4096 passages are in
+    /// memory at a time, beside 16 bytes for every id.
     ///
     /// Durable on return. An error or a crash before the commit leaves the index as it was; after it, all are there. The graph
     /// is not built again before a tenth of all passages lies outside: until then the new ones are searched one by one, so that
@@ -55,7 +57,7 @@ impl Corpus {
         by: &Fingerprint,
         dim: usize,
         passages: impl Iterator<Item = Result<Passage, E>>,
-        embed: &mut dyn FnMut(&[Passage]) -> Result<Vec<f32>, Cause>,
+        embed: &mut Embed<'_>,
     ) -> Result<Appended> {
         lock.must_be_for(self.dir())?;
         append(self, by, dim, &mut passages.map(|passage| passage.map_err(Into::into)), embed)
@@ -67,7 +69,7 @@ fn append(
     by: &Fingerprint,
     dim: usize,
     passages: &mut dyn Iterator<Item = Result<Passage, Cause>>,
-    embed: &mut dyn FnMut(&[Passage]) -> Result<Vec<f32>, Cause>,
+    embed: &mut Embed<'_>,
 ) -> Result<Appended> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     let table = corpus.table().latest()?;

@@ -66,7 +66,7 @@ mod view;
 mod vouch;
 mod writer;
 
-pub use append::Appended;
+pub use append::{Appended, Embed};
 pub use check::{Defect, DefectKind, check};
 pub use compact::Compacted;
 pub use corpus::Corpus;

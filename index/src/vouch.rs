@@ -56,9 +56,12 @@ pub(crate) fn verify_newest(dir: &Path) -> Result<()> {
     }
 }
 
+/// A file, relative to the index directory, and what is wrong with it.
+type Changed = (String, String);
+
 /// The files that are not what was written, relative to the index directory, each with what is wrong; whether the list
 /// itself is damaged. A list that is not there says nothing: older programs wrote none.
-pub(crate) fn defects(dir: &Path) -> Result<(Vec<(String, String)>, Option<String>)> {
+pub(crate) fn defects(dir: &Path) -> Result<(Vec<Changed>, Option<String>)> {
     let place = dir.join(MANIFESTS);
     if !place.exists() {
         return Ok((Vec::new(), None));
