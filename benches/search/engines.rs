@@ -77,7 +77,7 @@ impl Engine {
         }
     }
 
-    /// Bytes beside the vector. hnsw_rs does not tell; what it takes was measured once (see STORAGE in the project's notes).
+    /// Bytes beside the vector; 0 where the engine does not tell.
     pub fn bytes_per_passage(&self, data: &Data) -> f64 {
         match self {
             Engine::Flat { graph, .. } => graph.bytes() as f64 / data.len() as f64,
