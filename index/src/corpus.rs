@@ -26,9 +26,9 @@ use crate::writer::GenerationWriter;
 
 /// An index directory, open for reading; writing needs its [`WriterLock`] besides.
 ///
-/// The passages are those of the moment it was opened, whatever anybody appends, deletes or compacts meanwhile: ordinals that a
-/// [`Generation`](crate::Generation) of it returns always name the same passages here. Opening again shows what is new. Where so much was
-/// compacted and collected since that files are gone, reading says [`Error::Changed`].
+/// The passages are those of the moment it was opened, whatever anybody appends, deletes or compacts meanwhile: ordinals that
+/// a [`Generation`](crate::Generation) of it returns always name the same passages here. Opening again shows what is new.
+/// Where so much was compacted and collected since that files are gone, reading says [`Error::Changed`].
 #[derive(Debug)]
 pub struct Corpus {
     dir: PathBuf,

@@ -35,7 +35,7 @@ pub enum Trust<'a> {
 /// after the other takes no longer than scoring some at random places of memory. Measured with 384 dimensions for a question
 /// alone; when many are asked at once exact search is faster up to four times as many passages, but what is found must not
 /// depend on what is asked beside it.
-const EXACT_PER_EF: usize = 24;
+const EXACT_PER_EF: usize = 20;
 
 impl Generation {
     /// The `k` nearest passages for each question: `questions` (B, D) row-major. For each question its hits, higher inner
@@ -208,6 +208,7 @@ mod tests {
             unreachable_relinked: 0,
             bytes: 0,
         };
+        let alive = Allowed::new(N, (0..N as u32).filter(|ordinal| !deleted(*ordinal))).unwrap();
         let shared = Shared {
             number: 1,
             dim: DIM,
@@ -215,13 +216,11 @@ mod tests {
             fingerprint: Fingerprint::new(Default::default()),
             vectors: Aligned::from(&vectors[..]),
             graph: Ok(Arc::new((graph, info))),
-            alive: None,
+            alive: (alive.count() < N).then(|| Arc::new(alive)),
             sidecar: None,
             is_view: false,
         };
-        let alive = Allowed::new(N, (0..N as u32).filter(|ordinal| !deleted(*ordinal))).unwrap();
-        let generation = Generation { shared: Arc::new(shared) };
-        if alive.count() == N { generation } else { generation.without(alive) }
+        Generation { shared: Arc::new(shared) }
     }
 
     fn questions() -> Vec<f32> {

@@ -182,20 +182,20 @@ fn processor_time_of_threads_beside_is_charged_to_what_they_work_for_and_once() 
     let ledger = Ledger::new();
     let _train = ledger.activity(Activity::Train);
     let beside = ledger.beside(Activity::Refresh, Phase::Embed);
-    {
+    let reported = {
         let _span = ledger.span(Phase::Backward);
         let work = std::thread::spawn(move || {
             let sum: u64 = (0..50_000_000u64).map(std::hint::black_box).sum();
             assert!(sum > 0);
             beside.report();
+            super::super::clock::thread_cpu().as_secs_f64()
         });
-        work.join().unwrap();
-    }
+        work.join().unwrap()
+    };
     let record = ledger.snapshot();
-    let cpu = |activity, phase| record.entry(activity, phase).unwrap().cpu_seconds;
-    let (refresh, train) = (cpu(Activity::Refresh, Phase::Embed), cpu(Activity::Train, Phase::Backward));
-    assert!(refresh > 10.0 * train, "{refresh} {train}");
-    assert_eq!(record.entry(Activity::Refresh, Phase::Embed).unwrap().seconds, 0.0, "it took no wall time");
+    let entry = record.entry(Activity::Refresh, Phase::Embed).unwrap();
+    assert!(entry.cpu_seconds <= reported && entry.cpu_seconds > 0.5 * reported, "{entry:?} of {reported}");
+    assert_eq!(entry.seconds, 0.0, "it took no wall time");
     let sum: f64 = record.entries.iter().map(|entry| entry.amounts.cpu_seconds).sum();
     assert!((sum + record.unattributed.cpu_seconds - record.cpu_seconds).abs() < 1e-6);
 }

@@ -118,7 +118,6 @@ pub fn embed_some(
         let passages = corpus.get(window)?;
         let embedded = embedder.vectors(&passages, &mut |counts| {
             span.add(*counts);
-            Ok(())
         })?;
         vectors.extend(embedded.vectors);
     }
@@ -146,8 +145,20 @@ impl<'a> Embedder<'a> {
         Ok(Self { encoder, rounded: encoder.rounded(settings.precision)?, batch_tokens: settings.batch_tokens })
     }
 
-    /// The vectors of passages in their order; `each` hears what every batch took, and may end it with an error.
-    pub fn vectors(&self, passages: &[Passage], each: &mut dyn FnMut(&Counts) -> Result<()>) -> Result<Embeddings> {
+    /// The vectors of passages in their order; `each` hears what every batch took.
+    pub fn vectors(&self, passages: &[Passage], each: &mut dyn FnMut(&Counts)) -> Result<Embeddings> {
+        self.vectors_unless(passages, &mut |counts| {
+            each(counts);
+            Ok(())
+        })
+    }
+
+    /// The same; `each` may end it with an error.
+    pub fn vectors_unless(
+        &self,
+        passages: &[Passage],
+        each: &mut dyn FnMut(&Counts) -> Result<()>,
+    ) -> Result<Embeddings> {
         let dim = self.encoder.dim();
         let mut vectors = vec![0f32; passages.len() * dim];
         let texts: Vec<String> = passages.iter().map(passage_text).collect();
@@ -201,7 +212,6 @@ fn embed_fragment(
             span.add(*counts);
             done += counts.passages;
             progress(done);
-            Ok(())
         })?;
         *truncated += embedded.truncated;
         vectors.extend(embedded.vectors);

@@ -109,7 +109,7 @@ impl Fresh {
         ledger: &Ledger,
     ) -> Result<Vec<Vec<u32>>> {
         let generation = self.view.as_ref().unwrap_or(&pipeline.generation);
-        let depth = if self.stale { self.settings.depth.max(k).min(generation.len()) } else { k };
+        let depth = if self.stale { self.settings.depth.max(k).min(pipeline.corpus.passages()) } else { k };
         let hits = {
             let _span = ledger.span(Phase::Retrieve);
             generation.search(questions, depth, pipeline.search, Trust::StaleAllowed)?

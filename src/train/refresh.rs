@@ -90,7 +90,7 @@ pub enum Decision {
         /// The step at which the result is put to use.
         swap: u64,
     },
-    /// Put the snapshot's generation to use, waiting for it where it is not ready.
+    /// Put the snapshot's generation to use, embedding at once what is not ready.
     Swap,
     /// Embed some passages into the overlay.
     EmbedSome,

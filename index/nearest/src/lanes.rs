@@ -185,19 +185,18 @@ macro_rules! on_level {
 }
 pub(crate) use on_level;
 
+/// All levels that this processor has.
 #[cfg(test)]
 pub(crate) fn levels() -> Vec<Level> {
+    let mut levels = vec![Level::best()];
     #[cfg(target_arch = "x86_64")]
-    {
-        let best = Level::best();
-        return match best {
-            Level::Avx512 => vec![Level::Avx512, Level::Avx2, Level::Plain],
-            Level::Avx2 => vec![Level::Avx2, Level::Plain],
-            Level::Plain => vec![Level::Plain],
-        };
+    if levels == [Level::Avx512] {
+        levels.push(Level::Avx2);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    vec![Level::Plain]
+    if !levels.contains(&Level::Plain) {
+        levels.push(Level::Plain);
+    }
+    levels
 }
 
 #[cfg(test)]

@@ -43,7 +43,8 @@ impl Table {
         wait(async { tags.delete(tag).await })?.map_err(Error::storage(format!("removing the tag `{tag}`")))
     }
 
-    /// Removes every version but these, the newest and tagged ones, then the files that no version refers to any more. The caller holds the writer's lock and stages nothing: `spare` names files that are to stay all the same.
+    /// Removes every version but these, the newest and tagged ones, then the files that no version refers to any more. The
+    /// caller holds the writer's lock and stages nothing: `spare` names files that are to stay all the same.
     pub(crate) fn retain(&self, versions: &BTreeSet<u64>, spare: &BTreeSet<String>) -> Result<()> {
         let newest = self.latest()?;
         let old: Vec<u64> = newest

@@ -103,14 +103,7 @@ mod cuts {
         New,
     }
 
-    fn examine(
-        dir: &Path,
-        old: &Option<Seen>,
-        new: &Seen,
-        mend: bool,
-        context: &str,
-        counts: &mut Counts,
-    ) -> Found {
+    fn examine(dir: &Path, old: &Option<Seen>, new: &Seen, mend: bool, context: &str, counts: &mut Counts) -> Found {
         let torn = torn_head(dir);
         let corpus = match Corpus::open(dir) {
             Ok(corpus) => corpus,

@@ -63,7 +63,9 @@ fn readers_meet_whole_states_while_a_writer_changes_everything() {
         let readers = [scope.spawn(reader), scope.spawn(reader)];
         let written = scope.spawn(writer).join();
         done.store(true, Ordering::Relaxed);
-        readers.map(|reader| reader.join().unwrap());
+        for reader in readers {
+            reader.join().unwrap();
+        }
         written.unwrap();
     });
     assert!(read.load(Ordering::Relaxed) > 50);

@@ -209,3 +209,23 @@ fn mending_leaves_the_origin_of_a_whole_graph_and_builds_a_damaged_one() {
     assert_eq!(mend().len(), 1);
     assert_eq!(reopened(&corpus).origin, "build");
 }
+
+#[test]
+fn edges_of_a_named_generation_are_used_whatever_came_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = create(dir.path(), N);
+    let first = vectors(N, DIM, 1);
+    refresh(&corpus, "a", &first, &asked(), GraphPlan::Build);
+    let edges = graph_bytes(corpus.dir(), 1);
+    let moved = drifted(&first, 0.03, 0.02, 2);
+    // Another graph, by a run that was killed just after it.
+    refresh(&corpus, "b", &moved, &asked(), GraphPlan::Build);
+    assert!(graph_bytes(corpus.dir(), 2) != edges);
+    let named = |generation| GraphPlan::ReuseOf { generation, max_loss: 1.0 };
+    let (made, _) = refresh(&corpus, "c", &moved, &asked(), named(1));
+    assert_eq!(made.graph().unwrap().origin, "reuse:1");
+    assert!(graph_bytes(corpus.dir(), 3) == edges);
+    // One that is not there any more gives none.
+    let (made, _) = refresh(&corpus, "d", &moved, &asked(), named(1));
+    assert_eq!(made.graph().unwrap().origin, "build");
+}

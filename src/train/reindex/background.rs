@@ -1,14 +1,16 @@
 //! A refresh beside training: a snapshot of the encoder is embedded by threads of its own while steps go on with the generation
-//! there is. When the result is put to use is fixed beforehand, and training waits where it is not ready: the same steps see
-//! the same vectors, however fast the machine.
+//! there is. When the result is put to use is fixed beforehand; what is not embedded by then, training embeds itself, with all
+//! threads: the same steps see the same vectors, however fast the machine.
 //!
 //! Vectors are staged, fragment by fragment, in the index's journal, and the snapshot's weights are in every checkpoint taken
 //! meanwhile: a killed run goes on with what was embedded.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use ragtune_index::{Corpus, Fragment};
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Event, Trainer};
 use super::graph_plan;
-use crate::cost::{Activity, Beside, Counts, LedgerRecord, Phase};
+use crate::cost::{Activity, Beside, Counts, Ledger, LedgerRecord, Phase};
 use crate::error::{Context, Error, Result};
 use crate::models::encoder::Encoder;
 use crate::pipeline::embed::{EmbedSettings, Embedder, embed_corpus_by, fingerprint_of, windows};
@@ -38,14 +40,19 @@ pub(in super::super) struct Background {
     done: Receiver<Result<Done>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// Fragments that are not staged.
+    pending: Vec<Fragment>,
+    /// Vectors of their rows, by fragment and first row.
+    windows: BTreeMap<(u64, u32), Vec<f32>>,
     /// What the run had spent when it began.
     began: LedgerRecord,
     passages: u64,
 }
 
-/// A fragment that is embedded.
+/// Some rows of a fragment that are embedded.
 struct Done {
-    fragment: Fragment,
+    fragment: u64,
+    first: u32,
     vectors: Vec<f32>,
     counts: Counts,
 }
@@ -87,7 +94,7 @@ impl Trainer<'_> {
         let work = Work {
             encoder: Arc::clone(&encoder),
             dir: self.pipeline.corpus.dir().to_path_buf(),
-            pending,
+            pending: pending.clone(),
             settings: self.embed_settings,
             threads: self.following.threads,
             beside: self.ledger.beside(Activity::Refresh, Phase::Embed),
@@ -100,49 +107,75 @@ impl Trainer<'_> {
             }
         });
         let thread = Some(thread.context(|| "a thread for the refresh cannot be started".into())?);
-        self.background = Some(Background { encoder, done, stop, thread, began, passages: 0 });
+        let windows = BTreeMap::new();
+        self.background = Some(Background { encoder, done, stop, thread, pending, windows, began, passages: 0 });
         Ok(())
     }
 
-    /// Stages what the threads have embedded so far; with `wait`, everything.
-    pub(super) fn gather(&mut self, wait: bool) -> Result<()> {
+    /// Stages the fragments that the threads have embedded so far; with `all`, stops the threads and embeds what is left.
+    pub(super) fn gather(&mut self, all: bool) -> Result<()> {
         let Some(mut background) = self.background.take() else { return Ok(()) };
-        let gathered = self.gather_from(&mut background, wait);
+        let gathered = self.gather_from(&mut background, all);
         self.background = Some(background);
         gathered
     }
 
-    fn gather_from(&self, background: &mut Background, wait: bool) -> Result<()> {
+    fn gather_from(&self, background: &mut Background, all: bool) -> Result<()> {
         let _activity = self.ledger.activity(Activity::Refresh);
-        let done = match wait {
-            true => {
-                let _span = self.ledger.span(Phase::Embed);
-                background.done.iter().collect::<Result<Vec<Done>>>()?
-            }
-            false => background.ready()?,
-        };
-        if done.is_empty() {
-            return Ok(());
+        if all {
+            let _span = self.ledger.span(Phase::Embed);
+            background.halt();
         }
-        {
-            let span = self.ledger.span(Phase::Embed);
-            done.iter().for_each(|done| {
-                span.add(done.counts);
-                background.passages += done.counts.passages;
-            });
+        background.fetch(self.ledger)?;
+        if all {
+            self.embed_rest(background)?;
+        }
+        let whole: Vec<Fragment> = background.pending.iter().copied().filter(|one| background.is_whole(one)).collect();
+        if whole.is_empty() {
+            return Ok(());
         }
         let span = self.ledger.span(Phase::Write);
         let fingerprint = fingerprint_of(&background.encoder, self.embed_settings.precision)?;
         // Left without a commit: the journal remembers what was staged.
         let mut writer = self.pipeline.corpus.begin(self.must_lock()?, &fingerprint, background.encoder.dim())?;
-        for done in done {
-            writer.write(&done.fragment, &done.vectors)?;
-            span.bytes(4 * done.vectors.len() as u64);
+        for fragment in whole {
+            let vectors: Vec<f32> = windows(&fragment)
+                .filter_map(|window| background.windows.remove(&(fragment.id, window.start)))
+                .flatten()
+                .collect();
+            writer.write(&fragment, &vectors)?;
+            span.bytes(4 * vectors.len() as u64);
+            background.pending.retain(|other| other.id != fragment.id);
         }
         Ok(())
     }
 
-    /// Puts the snapshot's vectors to use, waiting for them where they are not ready.
+    /// Embeds what the threads have left, as they would have.
+    fn embed_rest(&self, background: &mut Background) -> Result<()> {
+        let span = self.ledger.span(Phase::Embed);
+        let mut embedder = None;
+        for fragment in &background.pending {
+            for window in windows(fragment) {
+                let place = (fragment.id, window.start);
+                if background.windows.contains_key(&place) {
+                    continue;
+                }
+                let embedder = match &mut embedder {
+                    Some(embedder) => embedder,
+                    none => none.insert(Embedder::new(&background.encoder, &self.embed_settings)?),
+                };
+                let passages = self.pipeline.corpus.read(fragment, window)?;
+                let embedded = embedder.vectors(&passages, &mut |counts| {
+                    span.add(*counts);
+                })?;
+                background.passages += passages.len() as u64;
+                background.windows.insert(place, embedded.vectors);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the snapshot's vectors to use.
     pub(super) fn swap(&mut self, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         self.gather(true)?;
         let pending = self.state.pending.take();
@@ -171,25 +204,36 @@ impl Trainer<'_> {
 }
 
 impl Background {
-    /// What is embedded and was not fetched yet.
-    fn ready(&mut self) -> Result<Vec<Done>> {
-        let mut ready = Vec::new();
-        loop {
-            match self.done.try_recv() {
-                Ok(done) => ready.push(done?),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(ready),
-            }
+    /// Takes what is embedded and was not fetched yet.
+    fn fetch(&mut self, ledger: &Ledger) -> Result<()> {
+        for done in self.done.try_iter() {
+            let done = done?;
+            let span = ledger.span(Phase::Embed);
+            span.add(done.counts);
+            self.passages += done.counts.passages;
+            self.windows.insert((done.fragment, done.first), done.vectors);
+        }
+        Ok(())
+    }
+
+    /// Whether all rows of a fragment are embedded.
+    fn is_whole(&self, fragment: &Fragment) -> bool {
+        windows(fragment).all(|window| self.windows.contains_key(&(fragment.id, window.start)))
+    }
+
+    /// Stops the threads; what they have done stays to be fetched.
+    fn halt(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic there is seen as vectors that never came.
+            let _ = thread.join();
         }
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic there was seen as vectors that never came.
-            let _ = thread.join();
-        }
+        self.halt();
     }
 }
 
@@ -202,9 +246,11 @@ impl Work {
             // The trainer's own handle reads for the steps; one for these threads reads beside it.
             let corpus = Corpus::open(&self.dir)?;
             let embedder = Embedder::new(&self.encoder, &self.settings)?;
-            for fragment in &self.pending {
-                let Some(done) = self.embed(&corpus, &embedder, fragment)? else { return Ok(()) };
-                if sender.send(Ok(done)).is_err() {
+            let windows =
+                self.pending.iter().flat_map(|fragment| windows(fragment).map(move |window| (fragment, window)));
+            for (fragment, window) in windows {
+                let done = self.embed(&corpus, &embedder, fragment, window)?;
+                if done.is_none_or(|done| sender.send(Ok(done)).is_err()) {
                     return Ok(());
                 }
             }
@@ -212,28 +258,34 @@ impl Work {
         })
     }
 
-    /// One fragment; none when it was told to stop.
-    fn embed(&self, corpus: &Corpus, embedder: &Embedder<'_>, fragment: &Fragment) -> Result<Option<Done>> {
-        let mut done = Done { fragment: *fragment, vectors: Vec::new(), counts: Counts::default() };
-        for window in windows(fragment) {
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            let passages = corpus.read(fragment, window)?;
-            let counts = &mut done.counts;
-            let embedded = embedder.vectors(&passages, &mut |batch| {
-                counts.add(batch);
-                self.beside.report();
-                match self.stop.load(Ordering::Relaxed) {
-                    true => Err(Error::new("the refresh was told to stop")),
-                    false => Ok(()),
-                }
-            })?;
-            done.vectors.extend(embedded.vectors);
-            // Those of its other threads.
-            rayon::broadcast(|_| self.beside.report());
+    /// Some rows of a fragment; none when it was told to stop.
+    fn embed(
+        &self,
+        corpus: &Corpus,
+        embedder: &Embedder<'_>,
+        fragment: &Fragment,
+        window: Range<u32>,
+    ) -> Result<Option<Done>> {
+        let (first, mut counts) = (window.start, Counts::default());
+        if self.stop.load(Ordering::Relaxed) {
+            return Ok(None);
         }
-        Ok(Some(done))
+        let passages = corpus.read(fragment, window)?;
+        let embedded = embedder.vectors_unless(&passages, &mut |batch| {
+            counts.add(batch);
+            self.beside.report();
+            match self.stop.load(Ordering::Relaxed) {
+                true => Err(Error::new("the refresh was told to stop")),
+                false => Ok(()),
+            }
+        });
+        // Those of its other threads.
+        rayon::broadcast(|_| self.beside.report());
+        match embedded {
+            Ok(embedded) => Ok(Some(Done { fragment: fragment.id, first, vectors: embedded.vectors, counts })),
+            Err(_) if self.stop.load(Ordering::Relaxed) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

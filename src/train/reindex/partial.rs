@@ -65,12 +65,13 @@ impl Trainer<'_> {
     pub(super) fn fit_map(&mut self) -> Result<bool> {
         let _activity = self.ledger.activity(Activity::Refresh);
         let began = self.ledger.snapshot();
-        let corpus = self.pipeline.corpus.len();
-        let sample = self.following.sample.min(corpus);
+        let corpus = &self.pipeline.corpus;
+        let there: Vec<u32> = (0..corpus.len() as u32).filter(|ordinal| !corpus.is_deleted(*ordinal)).collect();
+        let sample = self.following.sample.min(there.len());
         let measuring = (sample / MEASURING).max(1);
         let stored = self.stored.clone().unwrap_or_else(|| self.pipeline.generation.clone());
         let Self { pipeline, embed_settings, ledger, .. } = &*self;
-        let fitted = drawn(corpus, (sample - measuring).max(2).min(corpus), self.config.seed, self.state.step);
+        let fitted = drawn(there, sample - measuring, self.config.seed, self.state.step);
         let live = embed_some(&pipeline.encoder, &pipeline.corpus, &fitted, embed_settings, ledger)?;
         let (map, view) = {
             let _span = self.ledger.span(Phase::Swap);
@@ -151,16 +152,15 @@ impl Trainer<'_> {
     }
 }
 
-/// `count` passages of a corpus, drawn without replacement from (seed, step). Ordinals ascend.
-fn drawn(corpus: usize, count: usize, seed: u64, step: u64) -> Vec<u32> {
+/// `count` of these passages, two at least, drawn without replacement from (seed, step). Ordinals ascend.
+fn drawn(mut ordinals: Vec<u32>, count: usize, seed: u64, step: u64) -> Vec<u32> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"adapter");
     hasher.update(&seed.to_le_bytes());
     hasher.update(&step.to_le_bytes());
     let mut random = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
-    let mut ordinals: Vec<u32> = (0..corpus as u32).collect();
     ordinals.shuffle(&mut random);
-    ordinals.truncate(count);
+    ordinals.truncate(count.max(2));
     ordinals.sort_unstable();
     ordinals
 }
@@ -171,11 +171,14 @@ mod tests {
 
     #[test]
     fn a_sample_depends_on_seed_and_step_alone() {
-        let sample = drawn(100, 10, 1, 5);
-        assert_eq!(sample, drawn(100, 10, 1, 5));
+        let all: Vec<u32> = (0..100).collect();
+        let of = |seed, step| drawn(all.clone(), 10, seed, step);
+        let sample = of(1, 5);
+        assert_eq!(sample, of(1, 5));
         assert!(sample.windows(2).all(|pair| pair[0] < pair[1]) && sample.len() == 10);
-        assert_ne!(sample, drawn(100, 10, 2, 5));
-        assert_ne!(sample, drawn(100, 10, 1, 6));
-        assert_eq!(drawn(4, 10, 1, 5), [0, 1, 2, 3]);
+        assert_ne!(sample, of(2, 5));
+        assert_ne!(sample, of(1, 6));
+        assert_eq!(drawn(vec![7, 3, 9, 1], 10, 1, 5), [1, 3, 7, 9]);
+        assert_eq!(drawn(vec![7, 3, 9, 1], 0, 1, 5).len(), 2);
     }
 }

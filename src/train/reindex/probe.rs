@@ -54,7 +54,8 @@ type Found = Vec<Vec<u32>>;
 impl Trainer<'_> {
     /// Compares what is searched now with a generation that will be, against exact search in that.
     pub(super) fn compare_exactly(&self, new: &Generation) -> Result<Seen> {
-        let depth = PROBE_DEPTH.min(new.len());
+        let passages = self.pipeline.corpus.passages();
+        let depth = PROBE_DEPTH.min(passages);
         let questions = self.probe_questions(PROBES)?;
         let _span = self.ledger.span(Phase::Retrieve);
         let truth = ordinals(new.search(&questions.vectors, depth, Search::Exact, Trust::StaleAllowed)?);
@@ -63,7 +64,7 @@ impl Trainer<'_> {
         let (before, after) = (self.nearest(old, &questions, depth)?, self.nearest(new, &questions, depth)?);
         let reranked = match fresh.is_some() {
             true => {
-                let candidates = self.nearest(old, &questions, self.following.depth.max(depth).min(new.len()))?;
+                let candidates = self.nearest(old, &questions, self.following.depth.max(depth).min(passages))?;
                 let rows = candidates.into_iter().zip(questions.vectors.chunks_exact(new.dim()));
                 let ranked = rows.map(|(row, question)| best(question, row, depth, |one| Ok(new.vector(one)?)));
                 Some(share(&truth, &ranked.collect::<Result<Found>>()?))
@@ -81,14 +82,14 @@ impl Trainer<'_> {
 
     /// Embeds up to `sample` passages that these generations find nearest to training questions.
     pub(super) fn pool(&self, generations: &[&Generation], sample: usize) -> Result<Pool> {
-        let corpus = self.pipeline.corpus.len();
+        let corpus = &self.pipeline.corpus;
         let questions = self.probe_questions((sample / POOLED).clamp(1, PROBES))?;
-        let whole = sample >= corpus;
+        let whole = sample >= corpus.passages();
         let chosen: Vec<u32> = match whole {
-            true => (0..corpus as u32).collect(),
+            true => (0..corpus.len() as u32).filter(|ordinal| !corpus.is_deleted(*ordinal)).collect(),
             false => {
                 let _span = self.ledger.span(Phase::Retrieve);
-                let depth = (4 * sample / questions.count.max(1)).max(PROBE_DEPTH).min(corpus);
+                let depth = (4 * sample / questions.count.max(1)).max(PROBE_DEPTH).min(corpus.passages());
                 let lists = generations.iter().map(|generation| self.nearest(generation, &questions, depth));
                 by_rank(&lists.collect::<Result<Vec<Found>>>()?.concat(), PROBE_DEPTH, sample)
             }
@@ -109,7 +110,7 @@ impl Trainer<'_> {
     /// Compares two generations by a pool.
     pub(super) fn compare_by(&self, pool: &Pool, old: &Generation, new: &Generation) -> Result<Seen> {
         let _span = self.ledger.span(Phase::Retrieve);
-        let depth = PROBE_DEPTH.min(old.len());
+        let depth = PROBE_DEPTH.min(self.pipeline.corpus.passages());
         let (before, after) = (self.nearest(old, &pool.questions, depth)?, self.nearest(new, &pool.questions, depth)?);
         Ok(Seen {
             before: share(&pool.truth, &before),

@@ -93,3 +93,31 @@ fn one_drawn_list_and_gold_among_the_candidates_are_refused_and_said() {
     let ran = dro("gold-injection=true").run().done();
     assert!(ran.stderr.contains("warning: gold passages are put among the candidates"), "{ran:#?}");
 }
+
+/// At a learning rate far too high every question gets one vector, and so the same passages.
+#[test]
+fn a_retriever_that_collapsed_in_training_is_said() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    let ran =
+        ragtune(&["train", "--strategy", "embedder", "--batch-size", "8", "--top-k", "2", "--max-answer-tokens", "2"])
+            .and(&["--steps", "12", "--lr-encoder", "1", "--warmup", "0"])
+            .with("--index", base_index())
+            .with("--questions", fixture("tiny/train.jsonl"))
+            .with("--eval-questions", fixture("tiny/train.jsonl"))
+            .with("--generator", small_generator())
+            .with("--out", &out)
+            .run()
+            .done();
+    assert!(ran.stderr.contains("retrieval collapsed: "), "{ran:#?}");
+    let record = json(&out.join("record.json"));
+    assert!(
+        record["notes"].to_string().contains("distinct passages per 1000 questions, of 1500"),
+        "{}",
+        record["notes"]
+    );
+    // The same run at a rate that suits it finds many.
+    let healthy = folder.path().join("healthy");
+    let ran = train_on("embedder", &fixture("tiny/train.jsonl"), &healthy).run().done();
+    assert!(!ran.stderr.contains("collapsed"), "{ran:#?}");
+}

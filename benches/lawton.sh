@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Lawton's strategies and DRO on one of the real question sets: searched learning rates, three seeds, shared stages. Needs ../shared
+# and python3. Stopped, the same command goes on.
+#
+#   bash benches/lawton.sh {nq-qed|hotpotqa|popqa} FOLDER
+#
+# From the environment: ENCODER (all-MiniLM-L6-v2), INDEX (FOLDER/index), TEST (300 questions reported), SETTINGS
+# (benches/lawton.toml), SHARED (../shared), RAGTUNE.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/setup.sh
+set_="${1:?usage: bash benches/lawton.sh nq-qed|hotpotqa|popqa FOLDER}"
+out="${2:?usage: bash benches/lawton.sh $set_ FOLDER}"
+shared="${SHARED:-../shared}"
+encoder="${ENCODER:-$shared/models/all-MiniLM-L6-v2}"
+index="${INDEX:-$out/index}"
+ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
+mkdir -p "$out"
+data="$shared/data/$set_"
+if [ -f "$data/questions_dev.jsonl" ]; then
+  splits=(--questions "$data/questions_train.jsonl" --held-out "$data/questions_dev.jsonl")
+else
+  splits=(--questions "$data/questions.jsonl")
+fi
+[ -f "$out/test.jsonl" ] || python3 benches/peers/splits.py "${splits[@]}" --test "${TEST:-300}" --out "$out"
+[ -d "$index" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" --encoder "$encoder" --out "$index"
+sed -e "s|@OUT@|$out|" -e "s|@INDEX@|$index|" -e "s|@SHARED@|$shared|" "${SETTINGS:-benches/lawton.toml}" >"$out/compare.toml"
+"$ragtune" compare --config "$out/compare.toml" --html "$out/report.html" | tee "$out/comparison.txt"
+"$ragtune" compare --config "$out/compare.toml" --markdown >"$out/comparison.md"
+"$ragtune" compare --config "$out/compare.toml" --json >"$out/comparison.json"
