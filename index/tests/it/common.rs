@@ -100,6 +100,8 @@ pub struct Seen {
     pub generation: Option<(u32, Fingerprint, Vec<u32>)>,
     /// What a few questions find: by exact search, and with a beam over everything, which finds the same.
     pub hits: [Vec<Vec<Hit>>; 2],
+    /// What a few words find.
+    pub words: Vec<Ranked>,
 }
 
 impl Seen {
@@ -136,7 +138,8 @@ pub fn try_seen(dir: &Path) -> Result<Seen> {
         let bits = generation.vectors().iter().map(|value| value.to_bits()).collect();
         kept = Some((generation.number(), generation.fingerprint().clone(), bits));
     }
-    Ok(Seen { ids, passages, generation: kept, hits })
+    let words = corpus.lexical(Keep::No)?.search(&["passage 7", "ünïcode title 3"], 5.min(corpus.passages()), &[])?;
+    Ok(Seen { ids, passages, generation: kept, hits, words })
 }
 
 /// What an index answers; nothing where there is none. Ids and both ways of searching must agree.

@@ -70,7 +70,7 @@ fn graphs_of_any_content_lead_no_search_astray() {
     let good = fs::read(&graph).unwrap();
     let described: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
     let mut used = 0;
-    for round in 0..rounds(400) {
+    for round in 0..rounds(200) {
         let mut bytes = good[..good.len() - 32].to_vec();
         let what: Vec<String> = (0..target.rng.random_range(1..4)).map(|_| bend(&mut bytes, &mut target.rng)).collect();
         bytes.extend_from_slice(blake3::hash(&bytes).as_bytes());
@@ -91,7 +91,7 @@ fn manifests_of_any_content_cost_at_most_the_graph() {
     let manifest = target.sidecar("MANIFEST.json");
     let good: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
     assert_eq!(sealed(&good["content"]), serde_json::to_string(&good).unwrap(), "the checksum of FORMAT.md");
-    for round in 0..rounds(250) {
+    for round in 0..rounds(120) {
         let mut content = good["content"].clone();
         let what: Vec<String> =
             (0..target.rng.random_range(1..3)).map(|_| bend_json(&mut content, &mut target.rng)).collect();
@@ -111,7 +111,7 @@ fn pointers_and_texts_of_any_content_are_reported() {
     for (file, is_json) in [("generations/CURRENT", false), ("texts.json", true)] {
         let path = target.path().join(file);
         let good = fs::read(&path).unwrap();
-        for round in 0..rounds(60) {
+        for round in 0..rounds(30) {
             let what = if is_json {
                 let mut content = serde_json::from_slice::<Value>(&good).unwrap()["content"].clone();
                 let what = bend_json(&mut content, &mut target.rng);
@@ -152,7 +152,7 @@ fn journals_of_any_content_are_taken_up_or_discarded() {
         .collect();
     assert_eq!(lines.len(), 3);
     let (mut taken_up, mut discarded) = (0, 0);
-    for round in 0..rounds(60) {
+    for round in 0..rounds(30) {
         let mut lines = lines.clone();
         let at = target.rng.random_range(0..lines.len());
         let what = match target.rng.random_range(0..4) {

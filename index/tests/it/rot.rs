@@ -27,6 +27,7 @@ fn rich_index(dir: &Path) {
     embed(&corpus, &encoder("second"), DIM, &vectors(N, DIM, 2)).record("build", &serde_json::json!(1.5)).unwrap();
     let lock = corpus.lock("a test").unwrap();
     corpus.protect(&lock, 1, "base").unwrap();
+    corpus.lexical(Keep::Under(&lock)).unwrap();
     let mut writer = corpus.begin(&lock, &encoder("third"), DIM).unwrap();
     let fragment = writer.pending()[0];
     writer.write(&fragment, rows(&fragment, DIM, &vectors(N, DIM, 3))).unwrap();
