@@ -49,7 +49,6 @@ pub fn run(args: &IndexAppendArgs) -> Result<u8> {
         let embedded = embedder.vectors(passages, &mut |counts| {
             span.add(*counts);
             bar.inc(counts.passages);
-            Ok(())
         })?;
         truncated += embedded.truncated;
         Ok(embedded.vectors)
