@@ -108,9 +108,9 @@ fn trained(
         Some((_, state)) => Ledger::resume(state.ledger.clone()),
         None => Ledger::new(),
     };
-    for note in [notes::single_passage(config.top_k, &stages), notes::gold_injection(&stages)].into_iter().flatten() {
-        eprintln!("warning: {note}");
-    }
+    let foreseen: Vec<String> =
+        [notes::single_passage(config.top_k, &stages), notes::gold_injection(&stages)].into_iter().flatten().collect();
+    foreseen.iter().for_each(|note| eprintln!("warning: {note}"));
     let session = Session::prepare(config, &stages, &ledger)?;
     let mut record = ledger.charge(Phase::Load, || match resumed {
         Some(record) => session.check_unchanged(record),
@@ -158,6 +158,7 @@ fn trained(
     finish::finish(&mut trainer, &stages, &mut record, &mut |event| bars.show(event))?;
     bars.clear();
     record.save(run.dir())?;
+    record.notes.iter().filter(|note| !foreseen.contains(note)).for_each(|note| eprintln!("warning: {note}"));
     finish::tidy(&trainer)?;
     Ok(Ended::Finished(Box::new(record)))
 }

@@ -131,9 +131,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("run");
         let held = RunFolder::create(&dir).unwrap();
-        assert!(RunFolder::create(&dir).err().unwrap().to_string().contains("not empty"));
+        // A lock alone is no run, but this one is held.
+        assert!(RunFolder::create(&dir).err().unwrap().to_string().contains("in use by process"));
         assert!(RunFolder::open(&dir).err().unwrap().to_string().contains("no config.toml"));
         held.write("config.toml", b"").unwrap();
+        assert!(RunFolder::create(&dir).err().unwrap().to_string().contains("not empty"));
         let error = RunFolder::open(&dir).err().unwrap();
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         drop(held);

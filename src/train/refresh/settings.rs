@@ -81,13 +81,6 @@ impl RefreshSettings {
             return Err(Error::new("`--refresh question` leaves the passages where they are, but their side trains")
                 .hint("train the question side only, without `--train-passages`, or choose another `--refresh`"));
         }
-        if matches!(policy, Policy::Rows | Policy::Lazy) && !config.retriever.is_dense() {
-            return Err(Error::new(format!(
-                "`--refresh {name}` ranks the candidates of `--retriever dense` by live vectors, and the retriever is `{}`",
-                config.retriever.name()
-            ))
-            .hint("use another `--refresh`, for instance `full-reuse`, or leave `--retriever` out"));
-        }
         refuse_foreign(config, policy)?;
         let own = Self::new(policy);
         let settings = Self {
@@ -221,12 +214,6 @@ mod tests {
         refused("overlaps", &|args| args.refresh_schedule = Some("0-10:5,5-20:5".into()));
         refused("never refreshes", &|args| (args.refresh, args.refresh_every) = (Some("never".into()), Some(5)));
         refused("their side trains", &|args| args.refresh = Some("question".into()));
-        for policy in ["rows", "lazy"] {
-            refused("the retriever is `hybrid`", &|args| {
-                (args.refresh, args.refresh_every) = (Some(policy.into()), Some(5));
-                args.retriever.retriever = Some("hybrid".into());
-            });
-        }
         for policy in ["background", "rows", "adapter", "drift"] {
             refused("was not told when", &|args| args.refresh = Some(policy.into()));
         }

@@ -103,7 +103,7 @@ fn a_retriever_that_collapsed_in_training_is_said() {
         ragtune(&["train", "--strategy", "embedder", "--batch-size", "8", "--top-k", "2", "--max-answer-tokens", "2"])
             .and(&["--steps", "12", "--lr-encoder", "1", "--warmup", "0"])
             .with("--index", base_index())
-            .with("--questions", fixture("tiny/train.jsonl"))
+            .with("--questions", fixture("tiny/dev.jsonl"))
             .with("--eval-questions", fixture("tiny/train.jsonl"))
             .with("--generator", small_generator())
             .with("--out", &out)
