@@ -169,7 +169,7 @@ pub fn restore_best(folder: &Path, name: &str, params: &Params) -> Result<()> {
     take_over(&folder.join(BEST).join(format!("{name}.safetensors")), params)
 }
 
-/// The tensors of a checkpoint folder that [`write`] was given beside its parts; none where there is no such file.
+/// The tensors of a checkpoint folder that [`fn@write`] was given beside its parts; none where there is no such file.
 pub fn beside(folder: &Path, name: &str) -> Result<BTreeMap<String, Tensor>> {
     let path = folder.join(format!("{name}.safetensors"));
     if !path.is_file() {

@@ -121,8 +121,8 @@ impl UpperLayer {
     }
 }
 
-/// A layered proximity graph over passages; their vectors lie elsewhere and are handed to each search. However it was made,
-/// by [`build`](crate::build), [`repair`](crate::repair) or [`decode`](crate::decode), no link leads outside its passages.
+/// A layered proximity graph over passages; their vectors lie elsewhere and are handed to each search. However it was made, by
+/// [`build`](crate::build), [`repair`](fn@crate::repair) or [`decode`](crate::decode), no link leads outside its passages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlatGraph {
     /// Ordinal from which every search starts: a node of the topmost layer.
