@@ -15,7 +15,7 @@ pub(crate) const LOCK: &str = "LOCK";
 pub struct WriterLock {
     dir: PathBuf,
     // Held for its lock alone: closing it gives the lock up.
-    _file: File,
+    file: File,
 }
 
 impl WriterLock {
@@ -37,7 +37,7 @@ impl WriterLock {
         // What is written is for people: a full disk must not keep anybody from freeing it.
         let line = format!("{}\n{}\n", owner.replace(['\n', '\r'], " "), std::process::id());
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(line.as_bytes()));
-        Ok(Self { dir: dir.to_path_buf(), _file: file })
+        Ok(Self { dir: dir.to_path_buf(), file })
     }
 
     /// Refuses a lock that was taken on another index.
@@ -53,6 +53,9 @@ impl Drop for WriterLock {
     fn drop(&mut self) {
         // Best effort, for instance on a full disk: what is not written down now is by the next writer.
         let _ = crate::vouch::remember(&self.dir);
+        // Closing the file gives the lock up only when no process has it open: one that was started just now, by another thread
+        // of this program, has a copy until it runs its own.
+        let _ = self.file.unlock();
     }
 }
 
@@ -80,6 +83,17 @@ mod tests {
         assert!(refused.hint().is_some());
         drop(first);
         WriterLock::take(dir.path(), "another").unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_the_file_in_another_process_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = WriterLock::take(dir.path(), "first").unwrap();
+        let copy = lock.file.try_clone().unwrap();
+        assert!(WriterLock::take(dir.path(), "second").is_err());
+        drop(lock);
+        WriterLock::take(dir.path(), "second").unwrap();
+        drop(copy);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::models::folder::replace_file;
 /// A run folder held for writing.
 pub struct RunFolder {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl RunFolder {
@@ -65,7 +65,7 @@ impl RunFolder {
         }
         lock.set_len(0)?;
         writeln!(&lock, "{}", std::process::id())?;
-        Ok(Self { dir: dir.to_path_buf(), _lock: lock })
+        Ok(Self { dir: dir.to_path_buf(), lock })
     }
 
     /// The folder itself.
@@ -119,6 +119,13 @@ impl RunFolder {
     /// Writes a file of the run whole.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         replace_file(&self.dir.join(name), |path| Ok(std::fs::write(path, content)?))
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // Closing the file would do, if no process that was started just now had a copy of it.
+        let _ = self.lock.unlock();
     }
 }
 
