@@ -127,11 +127,19 @@ impl Table {
     /// The newest manifest if it is not whole, as a power cut can leave it. A manifest that is whole is never reported, also
     /// where this program cannot read it: a newer one may have written it.
     pub(crate) fn torn_manifest(dir: &std::path::Path) -> Result<Option<PathBuf>> {
-        let files = entries(&dir.join(super::DATASET).join("_versions"))?;
-        // Names count down, so that the first is the newest; the ancient naming that counts up is never written.
-        let newest = files.into_iter().find(|file| name(file).ends_with(".manifest"));
-        let Some(newest) = newest else { return Ok(None) };
-        let content = fs::read(&newest).map_err(Error::io("reading", &newest))?;
+        let (newest, content) = loop {
+            let files = entries(&dir.join(super::DATASET).join("_versions"))?;
+            // Names count down, so that the first is the newest; the ancient naming that counts up is never written.
+            let Some(newest) = files.into_iter().find(|file| name(file).ends_with(".manifest")) else {
+                return Ok(None);
+            };
+            match fs::read(&newest) {
+                Ok(content) => break (newest, content),
+                // Another process that opened the index set it aside since it was listed.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("reading", &newest)(error)),
+            }
+        };
         Ok((!content.ends_with(MANIFEST_END)).then_some(newest))
     }
 }
