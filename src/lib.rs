@@ -85,11 +85,6 @@
 //! finds before and after, and writes that down. Scores of different encoder states are never compared: where only some vectors
 //! are new, live ones rank (`pipeline::fresh`). Whatever is kept between steps is in the checkpoint.
 //!
-//! # Which model code is whose
-//!
-//! candle-transformers' BERT and Llama use fused layers without a backward pass, so what trains is built here from
-//! [`models::nn`]. candle-transformers serves as an independent oracle for the forward pass in the tests.
-//!
 //! # How to add a strategy
 //!
 //! Write `src/strategies/<name>.rs` with a `STRATEGY` that names its source and builds its stages, add one line to

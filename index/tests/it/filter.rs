@@ -30,5 +30,7 @@ fn a_filter_chooses_by_id_and_by_condition() {
     for wrong in ["", "colour = 'red'", "title LIKE", "id = 7 AND ("] {
         let error = corpus.matching(wrong).unwrap_err();
         assert!(matches!(&error, Error::Condition { .. }) && error.hint().is_some(), "{wrong}: {error:?}");
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap();
+        assert!(!cause.is_empty() && !cause.contains(".rs:"), "{wrong}: {cause}");
     }
 }
