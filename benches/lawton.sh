@@ -4,8 +4,8 @@
 #
 #   bash benches/lawton.sh {nq-qed|hotpotqa|popqa} FOLDER
 #
-# From the environment: ENCODER (all-MiniLM-L6-v2), INDEX (FOLDER/index), TEST (300 questions reported), SETTINGS
-# (benches/lawton.toml), SHARED (../shared), RAGTUNE.
+# From the environment: ENCODER (all-MiniLM-L6-v2), INDEX (FOLDER/index), TEST (300 questions reported), STEPS (40 of 8 questions),
+# DRO_STEPS (12), SETTINGS (benches/lawton.toml), SHARED (../shared), RAGTUNE.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/setup.sh
@@ -24,7 +24,8 @@ else
 fi
 [ -f "$out/test.jsonl" ] || python3 benches/peers/splits.py "${splits[@]}" --test "${TEST:-300}" --out "$out"
 [ -d "$index" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" --encoder "$encoder" --out "$index"
-sed -e "s|@OUT@|$out|" -e "s|@INDEX@|$index|" -e "s|@SHARED@|$shared|" "${SETTINGS:-benches/lawton.toml}" >"$out/compare.toml"
+sed -e "s|@OUT@|$out|" -e "s|@INDEX@|$index|" -e "s|@SHARED@|$shared|" -e "s|@STEPS@|${STEPS:-40}|" -e "s|@DRO_STEPS@|${DRO_STEPS:-12}|" \
+  "${SETTINGS:-benches/lawton.toml}" >"$out/compare.toml"
 "$ragtune" compare --config "$out/compare.toml" --html "$out/report.html" | tee "$out/comparison.txt"
 "$ragtune" compare --config "$out/compare.toml" --markdown >"$out/comparison.md"
 "$ragtune" compare --config "$out/compare.toml" --json >"$out/comparison.json"
