@@ -37,18 +37,25 @@ def recall(refresh):
     return f"{mark}{refresh['recall_before']:.3f}" + (f">{ranked:.3f}" if ranked is not None else "")
 
 
-def row(run):
-    record = json.loads((run / "record.json").read_text())
+def spent(record):
+    """Of seconds and CPU seconds: those of refreshes during training, and those of training and these refreshes."""
     # A stage that another run trained is charged here all the same.
     ledgers = [record["ledger"]] + [stage["ledger"] for stage in record["stages"] if stage["reused"]]
-    final = next(e for e in reversed(record["evaluations"]) if e["name"] == "final")
-    refreshes = record["refreshes"]
-    last = refreshes[-1] if refreshes else None
+    last = record["refreshes"][-1] if record["refreshes"] else None
     spent = {}
     for key in ("seconds", "cpu_seconds"):
         ending = (sum(last["seconds"].values()) if key == "seconds" else last["cpu_seconds"]) if last else 0
         of_refresh = max(0.0, sum(total(ledger, "refresh", key) for ledger in ledgers) - ending)
         spent[key] = (of_refresh, of_refresh + sum(total(ledger, "train", key) for ledger in ledgers))
+    return spent
+
+
+def row(run):
+    record = json.loads((run / "record.json").read_text())
+    seconds, cpu_seconds = spent(record)["seconds"], spent(record)["cpu_seconds"]
+    final = next(e for e in reversed(record["evaluations"]) if e["name"] == "final")
+    refreshes = record["refreshes"]
+    last = refreshes[-1] if refreshes else None
     embedded = sum(r["passages"] + r["between"] for r in refreshes)
     ending = last["passages"] if last else 0
     graph = [r["seconds"].get("graph", 0.0) for r in refreshes]
@@ -57,9 +64,9 @@ def row(run):
         percent(final["recall"].get("5")),
         percent(final["em"]),
         percent(final["f1"]),
-        f"{spent['seconds'][1]:.0f} s",
-        share(*spent["seconds"]),
-        share(*spent["cpu_seconds"]),
+        f"{cpu_seconds[1]:.0f} s",
+        share(*seconds),
+        share(*cpu_seconds),
         f"{embedded - ending} + {ending}",
         " ".join(recall(r) for r in refreshes) or "-",
         " ".join(f"{seconds:.2f}" for seconds in graph) or "-",
@@ -75,7 +82,7 @@ def main():
     # In the order in which they were trained.
     done.sort(key=lambda run: json.loads((run / "record.json").read_text())["started"])
     head = [
-        "policy", "recall@5", "EM", "F1", "training and refreshes", "refresh share", "CPU share",
+        "policy", "recall@5", "EM", "F1", "CPU time of training and refreshes", "refresh share", "CPU share",
         "passages embedded + at the end", "recall@10 before each refresh", "graph seconds", "graph",
     ]
     print("| " + " | ".join(head) + " |")

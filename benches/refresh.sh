@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # What it costs to keep the index true, and what it is worth: one strategy with trained passages on nq-qed (8100 passages), once
-# for every refresh policy, and a table of quality, cost and recall. Needs ../shared. Stopped, the same command goes on.
+# for every refresh policy, and a table of quality, cost and recall. Needs ../shared and python3. Stopped, the same command goes on.
 #
 #   bash benches/refresh.sh FOLDER
 #
 # From the environment: POLICIES ("full full-reuse background drift rows lazy lazy+full adapter never question"), STRATEGY (joint;
-# embedder), STEPS (120), EVERY (40), BATCH (4), TOP_K (4), SEEDS (0), EVAL_LIMIT (200), LR_ENCODER (2e-5), LR_GENERATOR (2e-4), DEPTH
-# (20) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter, PRECISION (f32; bf16) of
-# passages, SHARED (../shared).
+# embedder), STEPS (120), EVERY (40), BATCH (4), TOP_K (4), SEEDS (0), EVAL_LIMIT (200 of 300 questions), LR_ENCODER (2e-5),
+# LR_GENERATOR (2e-4), DEPTH (20) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter,
+# PRECISION (f32; bf16, int8) of passages, SHARED (../shared).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/setup.sh
@@ -16,7 +16,10 @@ shared="${SHARED:-../shared}"
 ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
 policies="${POLICIES:-full full-reuse background drift rows lazy lazy+full adapter never question}"
 mkdir -p "$out"
-[ -d "$out/index" ] || "$ragtune" index build --corpus "$shared/data/nq-qed/corpus.jsonl" \
+data="$shared/data/nq-qed"
+[ -f "$out/test.jsonl" ] ||
+  python3 benches/peers/splits.py --questions "$data/questions_train.jsonl" --held-out "$data/questions_dev.jsonl" --out "$out"
+[ -d "$out/index" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" \
   --encoder "$shared/models/all-MiniLM-L6-v2" --precision "${PRECISION:-f32}" --out "$out/index"
 # Rows are paragraphs; those of policies that were not asked for are left out.
 awk -v wanted=" $policies " 'BEGIN { RS = ""; ORS = "\n\n" }

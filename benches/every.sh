@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Every strategy once on real questions, briefly: does its loss fall, does what should train, what does a step cost? Needs ../shared and
+# a python3 with bm25s (whose scores are the teacher of those strategies that want one). Stopped, the same command goes on.
+#
+#   bash benches/every.sh FOLDER
+#
+# From the environment: SET (nq-qed), STEPS (24 of 4 questions), EVAL_LIMIT (60), INDEX (FOLDER/index), ENCODER (all-MiniLM-L6-v2), PYTHON
+# (python3), SHARED (../shared), RAGTUNE.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/setup.sh
+out="${1:?usage: bash benches/every.sh FOLDER}"
+shared="${SHARED:-../shared}"
+python="${PYTHON:-python3}"
+encoder="${ENCODER:-$shared/models/all-MiniLM-L6-v2}"
+index="${INDEX:-$out/index}"
+ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
+data="$shared/data/${SET:-nq-qed}"
+mkdir -p "$out"
+if [ ! -f "$out/test.jsonl" ]; then
+  "$python" benches/peers/splits.py --questions "$data/questions_train.jsonl" --held-out "$data/questions_dev.jsonl" --train 400 --out "$out"
+  "$python" benches/peers/teacher.py --corpus "$data/corpus.jsonl" --questions "$out/train.jsonl"
+fi
+[ -d "$index" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" --encoder "$encoder" --out "$index"
+sed -e "s|@OUT@|$out|; s|@INDEX@|$index|; s|@SHARED@|$shared|; s|@STEPS@|${STEPS:-24}|; s|@EVAL_LIMIT@|${EVAL_LIMIT:-60}|" \
+  benches/every.toml >"$out/compare.toml"
+"$ragtune" compare --config "$out/compare.toml" | tee "$out/comparison.txt"
+"$python" benches/every.py "$out" | tee "$out/every.md"
