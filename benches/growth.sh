@@ -5,9 +5,9 @@
 #
 #   bash benches/growth.sh FOLDER
 #
-# From the environment: SIZES ("10000 100000 1000000"; the last takes most of an hour and 7 GB of disk), NOISE (0.5, length of what is
-# added to a repeated vector), DRIFT (0.1, length by which a refresh moves every vector), VECTORS (a folder with passages.f32 and
-# questions.f32; those of benches/search.sh when not given), CORPUS, DIM (384), PYTHON (python3), SHARED (../shared).
+# From the environment: SIZES ("10000 100000 1000000"; the last takes more than an hour and 7 GB of disk), EF_CONSTRUCTION (200), NOISE
+# (0.5, length of what is added to a repeated vector), DRIFT (0.1, length by which a refresh moves every vector), VECTORS (a folder with
+# passages.f32 and questions.f32; those of benches/search.sh when not given), CORPUS, DIM (384), PYTHON (python3), SHARED (../shared).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/setup.sh
@@ -33,7 +33,7 @@ for size in ${SIZES:-10000 100000 1000000}; do
   rm -rf "$out/index"
   for work in make open refresh; do
     printf 'growth: %s passages: %s\n' "$size" "$work" >&2
-    "$growth" --work "$work" --vectors "$vectors" --corpus "$corpus" --dim "${DIM:-384}" --passages "$size" --noise "${NOISE:-0.5}" \
+    "$growth" --work "$work" --vectors "$vectors" --corpus "$corpus" --dim "${DIM:-384}" --passages "$size" --ef-construction "${EF_CONSTRUCTION:-200}" --noise "${NOISE:-0.5}" \
       --drift "${DRIFT:-0.1}" --out "$out/index" >>"$out/raw.jsonl"
   done
 done

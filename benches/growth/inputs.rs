@@ -20,6 +20,8 @@ pub struct Arguments {
     pub dim: usize,
     /// How many passages.
     pub passages: usize,
+    /// Width of the beam of the construction.
+    pub ef_construction: usize,
     /// Length of the noise on a repeated vector.
     pub noise: f32,
     /// Length of the noise by which the refresh moves every vector.
@@ -31,7 +33,17 @@ impl Arguments {
     pub fn parse() -> Result<Self, String> {
         let (vectors, corpus, out) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
         let work = "make".to_string();
-        let mut found = Self { work, vectors, corpus, out, dim: 384, passages: 10_000, noise: 0.5, drift: 0.1 };
+        let mut found = Self {
+            work,
+            vectors,
+            corpus,
+            out,
+            dim: 384,
+            passages: 10_000,
+            ef_construction: 200,
+            noise: 0.5,
+            drift: 0.1,
+        };
         let mut given = std::env::args().skip(1);
         while let Some(name) = given.next() {
             // What `cargo bench` adds.
@@ -46,6 +58,7 @@ impl Arguments {
                 "--out" => found.out = value.into(),
                 "--dim" => found.dim = number(&name, &value)?,
                 "--passages" => found.passages = number(&name, &value)?,
+                "--ef-construction" => found.ef_construction = number(&name, &value)?,
                 "--noise" => found.noise = number(&name, &value)?,
                 "--drift" => found.drift = number(&name, &value)?,
                 _ => return Err(format!("`{name}` is no argument")),

@@ -67,7 +67,7 @@ fn make(arguments: &Arguments) -> Result<serde_json::Value, Box<dyn std::error::
     let passages = (0..arguments.passages).map(|at| Ok::<_, ragtune_index::Error>(texts.passage(at)));
     let corpus = Corpus::create(&arguments.out, &source, passages, &CreateOptions::default())?;
     let create = clock.read();
-    let (parts, built) = generation(&corpus, &vectors, 0.0, GraphPlan::Build)?;
+    let (parts, built) = generation(&corpus, &vectors, 0.0, arguments, GraphPlan::Build)?;
     let disk = corpus.stats()?;
     Ok(serde_json::json!({
         "noise": arguments.noise, "create": create, "parts": parts, "graph": built.graph(), "disk": disk,
@@ -108,7 +108,8 @@ fn open(arguments: &Arguments) -> Result<serde_json::Value, Box<dyn std::error::
 fn refresh(arguments: &Arguments) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
     let vectors = Vectors::read(arguments)?;
     let corpus = Corpus::open(&arguments.out)?;
-    let (parts, refreshed) = generation(&corpus, &vectors, arguments.drift, GraphPlan::Reuse { max_loss: MAX_LOSS })?;
+    let (parts, refreshed) =
+        generation(&corpus, &vectors, arguments.drift, arguments, GraphPlan::Reuse { max_loss: MAX_LOSS })?;
     let disk = corpus.stats()?;
     Ok(serde_json::json!({ "drift": arguments.drift, "parts": parts, "graph": refreshed.graph(), "disk": disk }))
 }
@@ -118,6 +119,7 @@ fn generation(
     corpus: &Corpus,
     vectors: &Vectors,
     drift: f32,
+    arguments: &Arguments,
     plan: GraphPlan,
 ) -> Result<(serde_json::Value, Generation), Box<dyn std::error::Error>> {
     let by = Fingerprint::new(BTreeMap::from([("drift".to_string(), drift.to_string())]));
@@ -136,7 +138,8 @@ fn generation(
         charge("write", &clock);
     }
     let mut running = ("commit", Clock::start());
-    let generation = writer.commit(&GraphParams::default(), plan, &mut |stage| {
+    let params = GraphParams { ef_construction: arguments.ef_construction, ..GraphParams::default() };
+    let generation = writer.commit(&params, plan, &mut |stage| {
         let name = match stage {
             CommitStage::Commit => "commit",
             CommitStage::Graph => "graph",
