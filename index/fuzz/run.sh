@@ -59,7 +59,7 @@ for target in "${targets[@]}"; do
       END { printf "fuzz: %s: %d inputs, %d a second, coverage %d to %d edges\n", target, runs, rate, from, to }' "$log"
   else
     failed+=" $target"
-    grep -v -E '^#[0-9]+' "$log" | tail -n 60 >&2
+    sed -n -E '/panicked at|ERROR: libFuzzer/,$p' "$log" | head -n 80 >&2
     input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
     printf 'fuzz: %s failed; hint: CARGO_TARGET_DIR=%s index/fuzz/run.sh %s %s\n' "$target" "$out" "$target" "$input" >&2
   fi

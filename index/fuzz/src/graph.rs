@@ -106,7 +106,6 @@ fn examine(bytes: &[u8], how: usize) -> bool {
     let dim = DIMS[how % DIMS.len()];
     let (vectors, question) = (VECTORS.last(n * dim), QUESTION.last(dim));
     search(&graph, &base, vectors, question);
-    search(&again, &base, vectors, question);
     if how % 4 == 3 {
         mend(&graph, &base, vectors, dim, 1 + how % 9);
     }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::bend::bend;
 use crate::fingerprint::Fingerprint;
 use crate::input::{Input, flipped};
 use crate::journal::{Entries, Header, entries, intact, text};
@@ -13,8 +14,9 @@ use crate::staged::Staged;
 /// Whether the input is a whole journal; panics where one is not what it should be.
 pub fn check(data: &[u8]) -> bool {
     let mut input = Input::of(data);
-    let bytes = match input.byte() % 2 {
+    let bytes = match input.byte() % 3 {
         0 => input.rest().to_vec(),
+        1 => bent(&mut input),
         _ => with_right_checksums(input.rest()),
     };
     let said = entries(&bytes);
@@ -46,6 +48,17 @@ pub fn check(data: &[u8]) -> bool {
 
 /// Journals of a header and of two files, whole and without their checksums.
 pub fn seeds() -> Vec<Vec<u8>> {
+    let mut seeds = vec![vec![1, 0, 0, 0, 0, 3, 4]];
+    for files in [0, 2] {
+        let whole = journal(files);
+        let bare = bare(&whole).join("\n");
+        seeds.extend([[b"\0", whole.as_bytes()].concat(), [b"\x02", bare.as_bytes()].concat()]);
+    }
+    seeds
+}
+
+/// A journal of so many files.
+fn journal(files: u64) -> String {
     let fingerprint = Fingerprint::new([("weights".to_string(), "x".to_string())].into());
     let header = Header { format: 1, uuid: "u".into(), number: 2, read_version: 7, dim: 4, fingerprint };
     let staged = |id: u64| Staged {
@@ -55,13 +68,24 @@ pub fn seeds() -> Vec<Vec<u8>> {
         blake3: "ab".into(),
         lance: json!({ "path": "a.lance", "fields": [3, -1, 0.5], "base": null }),
     };
-    let mut seeds = Vec::new();
-    for files in [&[][..], &[staged(0), staged(1)]] {
-        let whole = text(&header, files).expect("a journal can be written");
-        let bare: Vec<&str> = whole.lines().filter_map(|line| line.split_once(' ')).map(|line| line.1).collect();
-        seeds.extend([[b"\0", whole.as_bytes()].concat(), [b"\x01", bare.join("\n").as_bytes()].concat()]);
+    text(&header, &(0..files).map(staged).collect::<Vec<_>>()).expect("a journal can be written")
+}
+
+/// Its lines without their checksums.
+fn bare(journal: &str) -> Vec<&str> {
+    journal.lines().filter_map(|line| line.split_once(' ')).map(|line| line.1).collect()
+}
+
+/// A journal with other values in some of its lines.
+fn bent(input: &mut Input<'_>) -> Vec<u8> {
+    let whole = journal(2);
+    let mut lines: Vec<Value> = bare(&whole).into_iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for _ in 0..1 + input.below(2) {
+        let at = input.below(lines.len());
+        bend(&mut lines[at], input);
     }
-    seeds
+    let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+    with_right_checksums(lines.join("\n").as_bytes())
 }
 
 /// A journal that ends early says a part of what it said.

@@ -38,6 +38,7 @@ mod texts;
 #[path = "../../src/vouch.rs"]
 mod vouch;
 
+mod bend;
 mod fence;
 pub mod graph;
 mod input;

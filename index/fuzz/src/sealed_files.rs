@@ -2,11 +2,13 @@
 
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::bend::bend;
 use crate::fingerprint::Fingerprint;
 use crate::input::{Input, flipped};
 use crate::manifest::{GraphInfo, Manifest, VectorFile, belongs_to, sidecar_name};
@@ -17,8 +19,9 @@ use crate::vouch::Vouched;
 /// Whether the input is one of the files; panics where one is not what it should be.
 pub fn check(data: &[u8]) -> bool {
     let mut input = Input::of(data);
-    let bytes = match input.byte() % 2 {
+    let bytes = match input.byte() % 3 {
         0 => input.rest().to_vec(),
+        1 => bent(&mut input),
         _ => match with_right_checksum(input.rest()) {
             Some(bytes) => bytes,
             None => return false,
@@ -36,8 +39,18 @@ pub fn check(data: &[u8]) -> bool {
     manifest.is_some() || texts.is_some() || vouched.is_some()
 }
 
-/// One of each, whole and as content.
+/// One of each, whole and as content; and the same with a value that is as good.
 pub fn seeds() -> Vec<Vec<u8>> {
+    let begun = |kind: u8, rest: &[u8]| [&[kind], rest].concat();
+    let files = FILES.iter().map(|file| begun(0, file));
+    let contents = FILES.iter().map(|file| begun(2, content(file).to_string().as_bytes()));
+    // A recall of 1, and one more field.
+    let bent = [begun(1, &[0, 0, 4, 9, 7, 9, 4]), begun(1, &[1, 0, 0, 1]), begun(1, &[2, 0, 0, 1])];
+    files.chain(contents).chain(bent).collect()
+}
+
+/// One of each kind of file.
+static FILES: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
     let vectors = |fragment| VectorFile { fragment, rows: 4, file: "a.lance".into(), bytes: 9, blake3: "ab".into() };
     let graph = GraphInfo {
         recall_at_10: 0.5,
@@ -66,13 +79,19 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let texts = Texts { uuid: "u".into(), files: vec![written("a.lance")], deletions: vec![written("0-1.arrow")] };
     let vouched: Vouched = serde_json::from_value(json!({ "manifests": { "18446744073709551614.manifest": "ab" } }))
         .expect("a list of manifests");
-    let files = [seal(&manifest), seal(&texts), seal(&vouched)].map(|file| file.expect("it can be sealed"));
-    let contents = files.each_ref().map(|file| {
-        let value: Value = serde_json::from_slice(file).expect("a sealed file is JSON");
-        value["content"].to_string().into_bytes()
-    });
-    let begun = |kind: u8, rest: &[u8]| [&[kind], rest].concat();
-    files.iter().map(|file| begun(0, file)).chain(contents.iter().map(|content| begun(1, content))).collect()
+    [seal(&manifest), seal(&texts), seal(&vouched)].map(|file| file.expect("it can be sealed"))
+});
+
+fn content(file: &[u8]) -> Value {
+    let mut value: Value = serde_json::from_slice(file).expect("a sealed file is JSON");
+    value["content"].take()
+}
+
+/// One of the files with other values in it.
+fn bent(input: &mut Input<'_>) -> Vec<u8> {
+    let mut content = content(&FILES[input.below(FILES.len())]);
+    bend(&mut content, input);
+    with_right_checksum(content.to_string().as_bytes()).expect("it is JSON")
 }
 
 /// What the file says, if it is accepted.
@@ -93,7 +112,7 @@ fn examine<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) ->
     let sealed = seal(&said).expect("what was read can be sealed");
     let again = open::<T>(path, &sealed).unwrap_or_else(|error| panic!("{}: {said:?}", error.in_full()));
     // Bytes, since the format may have been an older one, which is not what is written.
-    assert_eq!(seal(&again).expect("it was sealed before"), sealed);
+    assert!(seal(&again).expect("it was sealed before") == sealed, "{said:?} became {again:?}");
     Some(said)
 }
 
