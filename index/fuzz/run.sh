@@ -2,6 +2,7 @@
 # Fuzzes every reader of files, led by coverage: RAGTUNE_FUZZ_SECONDS (60) in all, shared by the targets.
 #   index/fuzz/run.sh              what CI does: from the seeds, in the same order every time
 #   index/fuzz/run.sh graph FILE   feeds one input to one target, for instance one that was found
+#   index/fuzz/run.sh lint         format and lints of this directory
 #
 # Sets the flags of `cargo fuzz --sanitizer none` by itself: so a clean checkout on a machine that reaches crates.io alone needs
 # no further program and no other compiler than stable Rust. `cargo fuzz run graph --sanitizer none` in index/ does the same
@@ -33,7 +34,7 @@ RUSTFLAGS+=" -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
 export RUSTFLAGS
 if [ "${1:-}" = lint ]; then
   cargo fmt --check
-  exec cargo clippy --locked --release --target "$host" --all-targets -- -D warnings
+  exec cargo clippy --locked --release --target "$host" -- -D warnings
 fi
 cargo build --locked --release --target "$host" --bins
 programs="$out/$host/release"
@@ -59,9 +60,10 @@ for target in "${targets[@]}"; do
       END { printf "fuzz: %s: %d inputs, %d a second, coverage %d to %d edges\n", target, runs, rate, from, to }' "$log"
   else
     failed+=" $target"
-    sed -n -E '/panicked at|ERROR: libFuzzer/,$p' "$log" | head -n 80 >&2
+    grep -v -E '^#[0-9]+|NEW_FUNC' "$log" | tail -n 80 >&2
+    # None was written where already a seed did it.
     input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
-    printf 'fuzz: %s failed; hint: CARGO_TARGET_DIR=%s index/fuzz/run.sh %s %s\n' "$target" "$out" "$target" "$input" >&2
+    printf 'fuzz: %s failed\nhint: CARGO_TARGET_DIR=%s index/fuzz/run.sh %s %s\n' "$target" "$out" "$target" "${input:-"$corpus"}" >&2
   fi
 done
 [ -z "$failed" ]

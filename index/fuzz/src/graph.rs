@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use ragtune_nearest::{FlatGraph, GraphParams, Hit, build, decode, dot, encode, recall, repair};
 
 use crate::fence::Fenced;
-use crate::input::{Input, flipped, u32_at, with_checksum};
+use crate::input::{Input, bend_bytes, flipped, u32_at, with_checksum};
 
 const MAGIC: &[u8] = b"rtgraph\n";
 /// Files of more passages are read as if the corpus had this many.
@@ -54,13 +54,18 @@ fn described(input: &mut Input<'_>) -> Vec<u8> {
     let mut words = vec![1, n as u32, link(input, n), layers as u32];
     put_lists(&mut words, input, n, n);
     for _ in 0..layers {
-        let nodes: Vec<u32> = (0..n as u32).filter(|_| input.byte() & 3 == 0).collect();
+        let mut nodes: Vec<u32> = (0..n as u32).filter(|_| input.byte() & 3 == 0).collect();
+        if input.byte() == 255 {
+            nodes.push(link(input, n));
+        }
         words.push(nodes.len() as u32);
         words.extend(&nodes);
         put_lists(&mut words, input, nodes.len(), n);
     }
     let numbers = words.into_iter().flat_map(u32::to_le_bytes);
-    with_checksum(MAGIC.iter().copied().chain(numbers).collect())
+    let mut content: Vec<u8> = MAGIC.iter().copied().chain(numbers).collect();
+    bend_bytes(&mut content, input);
+    with_checksum(content)
 }
 
 fn put_lists(words: &mut Vec<u32>, input: &mut Input<'_>, nodes: usize, n: usize) {
@@ -102,6 +107,7 @@ fn examine(bytes: &[u8], how: usize) -> bool {
     assert_eq!((graph.nodes(), again.nodes()), (n, n));
 
     let base = Base::read(&written);
+    upper_layers(&written, n);
     assert_eq!(graph.unreachable(), base.unreachable());
     let dim = DIMS[how % DIMS.len()];
     let (vectors, question) = (VECTORS.last(n * dim), QUESTION.last(dim));
@@ -148,6 +154,23 @@ fn mend(graph: &FlatGraph, base: &Base, vectors: &[f32], dim: usize, links: usiz
     }
     let again = decode(&written, graph.nodes()).expect("what was repaired is read");
     search(&again, &after, vectors, &vectors[..dim]);
+}
+
+/// Nothing but passages, in order, and links to passages, in the layers above the lowest of a file that was read.
+fn upper_layers(file: &[u8], n: usize) {
+    let mut at = 20 + 4 * n;
+    at += 4 + 4 * u32_at(file, at) as usize;
+    for _ in 0..u32_at(file, 20) {
+        let count = u32_at(file, at) as usize;
+        let nodes: Vec<u32> = (1..=count).map(|node| u32_at(file, at + 4 * node)).collect();
+        assert!(nodes.is_sorted_by(|a, b| a < b) && nodes.iter().all(|node| (*node as usize) < n), "{nodes:?} of {n}");
+        at += 4 * count;
+        let links = if count == 0 { 0 } else { u32_at(file, at + 4 * count) as usize };
+        at += 4 * count + 4;
+        assert!((0..links).all(|link| (u32_at(file, at + 4 * link) as usize) < n));
+        at += 4 * links;
+    }
+    assert_eq!(at + blake3::OUT_LEN, file.len());
 }
 
 /// The lowest layer, read from a file that is known to be whole.

@@ -28,6 +28,13 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Writes over a byte or two, or none.
+pub(crate) fn bend_bytes(content: &mut [u8], input: &mut Input<'_>) {
+    while input.byte() >= 192 && !content.is_empty() {
+        content[input.below(content.len())] = input.byte();
+    }
+}
+
 /// The content of a file and its blake3 behind it.
 pub(crate) fn with_checksum(mut content: Vec<u8>) -> Vec<u8> {
     let checksum = blake3::hash(&content);

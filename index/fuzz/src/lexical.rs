@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ragtune_lexical::{B, Bm25, Builder, K1, OTHER, words};
 
-use crate::input::{Input, flipped, u32_at, with_checksum};
+use crate::input::{Input, bend_bytes, flipped, u32_at, with_checksum};
 
 const MAGIC: &[u8] = b"rtlexic\n";
 const BELONGS: [u8; 32] = [7; 32];
@@ -52,14 +52,14 @@ fn described(input: &mut Input<'_>) -> Vec<u8> {
     let (mut counts, mut name_ends, mut list_ends) = (Vec::new(), Vec::new(), Vec::new());
     for term in 0..terms {
         let (mut held, mut last) = (0u32, -1);
-        for ordinal in 0..passages {
+        for (ordinal, length) in lengths.iter_mut().enumerate() {
             let count = match input.byte() {
                 byte @ 0..64 => u32::from(byte) + 1,
                 64 => 1 << 20,
                 _ => continue,
             };
-            if lengths[ordinal] != ABSENT {
-                lengths[ordinal] += count;
+            if *length != ABSENT {
+                *length += count;
                 put(&mut lists, (ordinal as i64 - last - 1) as u32);
                 put(&mut lists, count - 1);
                 (held, last) = (held + 1, ordinal as i64);
@@ -68,6 +68,8 @@ fn described(input: &mut Input<'_>) -> Vec<u8> {
         if held == 0 {
             continue;
         }
+        // Once in a while the word before once more.
+        let term = if input.byte() == 255 { term.saturating_sub(1) } else { term };
         names.push_str(&(10 + term).to_string());
         counts.push(held);
         name_ends.push(names.len() as u64);
@@ -81,7 +83,9 @@ fn described(input: &mut Input<'_>) -> Vec<u8> {
     put_all(&lengths);
     put_all(&counts);
     file.extend(name_ends.into_iter().chain(list_ends).flat_map(u64::to_le_bytes));
-    with_checksum([&file, names.as_bytes(), &lists].concat())
+    let mut content = [&file, names.as_bytes(), &lists].concat();
+    bend_bytes(&mut content, input);
+    with_checksum(content)
 }
 
 fn put(bytes: &mut Vec<u8>, mut value: u32) {
@@ -151,8 +155,8 @@ impl Oracle {
         let scores = self.scores(&asked);
         let all: Vec<u32> = (0..self.lengths.len() as u32 + 1).collect();
         for even in [false, true] {
-            let fits = |ordinal: u32| !even || ordinal % 2 == 0;
-            let ranked = index.search(&[question], k, &[all.clone()], Some(&fits)).remove(0);
+            let fits = |ordinal: u32| !even || ordinal.is_multiple_of(2);
+            let ranked = index.search(&[question], k, std::slice::from_ref(&all), Some(&fits)).remove(0);
             for (also, wanted) in ranked.also.iter().zip(scores.iter().chain(&[0.0])) {
                 assert!((f64::from(*also) - wanted).abs() <= 1e-6 * wanted, "{also} is not {wanted}");
             }
@@ -209,7 +213,8 @@ fn pairs(mut list: &[u8]) -> Vec<(u32, u32)> {
     while let Some(gap) = number() {
         let Some(count) = number() else { break };
         next += gap + 1;
-        pairs.push(((next - 1) as u32, (count + 1) as u32));
+        let number = |wide: u64| u32::try_from(wide).expect("a number of 32 bits");
+        pairs.push((number(next - 1), number(count + 1)));
     }
     pairs
 }
