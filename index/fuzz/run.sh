@@ -17,13 +17,16 @@ stop() {
   exit 2
 }
 
+targets=(graph lexical sealed journal)
 seconds="${RAGTUNE_FUZZ_SECONDS:-60}"
-case "$seconds" in '' | *[!0-9]*) stop "\`$seconds\` is no value for RAGTUNE_FUZZ_SECONDS" "a whole number of seconds" ;; esac
+# libFuzzer takes no seconds for all of them.
+[[ "$seconds" =~ ^[0-9]{1,7}$ ]] && [ "$((10#$seconds))" -ge ${#targets[@]} ] ||
+  stop "\`$seconds\` is no value for RAGTUNE_FUZZ_SECONDS" "a number of seconds, at least ${#targets[@]}"
+seconds=$((10#$seconds))
 command -v cargo >/dev/null 2>&1 || stop "cargo is not installed" "install Rust 1.95 or later (rustup.rs), then run this again"
 command -v "${CXX:-c++}" >/dev/null 2>&1 ||
   stop "no C++ compiler (${CXX:-c++}) is installed, which libFuzzer is built with" "apt-get install g++, or set CXX to one"
 
-targets=(graph lexical sealed journal)
 host=$(rustc -vV | sed -n 's/^host: //p')
 out="${CARGO_TARGET_DIR:-$PWD/target}"
 export CARGO_TARGET_DIR="$out"
