@@ -14,7 +14,7 @@ use crate::durable::{digest, remove, write_atomic};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::manifest::GENERATIONS;
-use crate::table::Staged;
+use crate::staged::Staged;
 
 /// Name of the journal in the directory of generations.
 pub(crate) const JOURNAL: &str = "journal.jsonl";
@@ -51,11 +51,7 @@ impl Journal {
     /// Starts the journal with this header and lines, replacing whatever was there; durable on return.
     pub(crate) fn start(dir: &Path, header: &Header, staged: &[Staged]) -> Result<Self> {
         let path = path(dir);
-        let mut text = line(header)?;
-        for staged in staged {
-            text.push_str(&line(staged)?);
-        }
-        write_atomic(&path, text.as_bytes())?;
+        write_atomic(&path, text(header, staged)?.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("opening", &path))?;
         Ok(Self { path, file })
     }
@@ -75,11 +71,16 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
 /// Reads the journal, if there is one.
 pub(crate) fn read(dir: &Path) -> Result<Option<Entries>> {
     let path = path(dir);
-    let content = match fs::read(&path) {
-        Ok(content) => String::from_utf8_lossy(&content).into_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("reading", &path)(error)),
-    };
+    match fs::read(&path) {
+        Ok(content) => Ok(Some(entries(&content))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("reading", &path)(error)),
+    }
+}
+
+/// What a journal with these bytes says.
+pub(crate) fn entries(content: &[u8]) -> Entries {
+    let content = String::from_utf8_lossy(content);
     let mut entries = Entries::default();
     for text in content.split_inclusive('\n') {
         if entries.header.is_none() {
@@ -95,7 +96,7 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Entries>> {
         }
     }
     entries.torn |= entries.header.is_none();
-    Ok(Some(entries))
+    entries
 }
 
 /// Whether a staged file is still there as it was written.
@@ -108,6 +109,15 @@ pub(crate) fn intact(staged: &Staged, data_dir: &Path) -> bool {
 /// Removes the journal.
 pub(crate) fn discard(dir: &Path) -> Result<()> {
     remove(&path(dir))
+}
+
+/// The text of a journal with this header and lines.
+pub(crate) fn text(header: &Header, staged: &[Staged]) -> Result<String> {
+    let mut text = line(header)?;
+    for staged in staged {
+        text.push_str(&line(staged)?);
+    }
+    Ok(text)
 }
 
 fn line(entry: &impl Serialize) -> Result<String> {

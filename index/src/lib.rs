@@ -56,6 +56,7 @@ mod retire;
 mod rollback;
 mod sealed;
 mod search;
+mod staged;
 mod stats;
 mod survey;
 mod table;

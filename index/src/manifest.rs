@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::durable::{entries, name, write_atomic};
 use crate::error::Result;
@@ -24,6 +25,7 @@ pub(crate) const UNFINISHED: &str = ".tmp-";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GraphInfo {
     /// Share of the 10 nearest other passages (exact) that the graph finds, mean over the probes; 1 is perfect.
+    #[serde(deserialize_with = "share")]
     pub recall_at_10: f32,
     /// Stored passages on which it was measured.
     pub probes: usize,
@@ -37,7 +39,7 @@ pub struct GraphInfo {
     /// more.
     pub origin: String,
     /// The recall of the graph that the edges were built as; `None` in an older manifest, where it is `recall_at_10`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "share_if_any", skip_serializing_if = "Option::is_none")]
     pub built_recall_at_10: Option<f32>,
     /// Passages that the construction left unreachable and that were linked to their nearest neighbour afterwards.
     pub unreachable_relinked: u32,
@@ -116,6 +118,48 @@ pub(crate) fn point_at(dir: &Path, sidecar: &str) -> Result<()> {
     write_atomic(&dir.join(GENERATIONS).join(CURRENT), format!("{sidecar}\n").as_bytes())
 }
 
+/// A share of passages. Serde makes an infinity of `1e39`, which would be written as null where a manifest is carried over.
+fn share<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    let share = f32::deserialize(from)?;
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(share),
+        false => Err(D::Error::custom(format!("a recall is `{share}`, a number from 0 to 1 was expected"))),
+    }
+}
+
+fn share_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f32>, D::Error> {
+    #[derive(Deserialize)]
+    struct Share(#[serde(deserialize_with = "share")] f32);
+    Ok(Option::<Share>::deserialize(from)?.map(|share| share.0))
+}
+
 fn suffix(files: &[String]) -> String {
     blake3::hash(files.join("\n").as_bytes()).to_hex()[..8].to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn graph(recall: Value, built: Value) -> std::result::Result<GraphInfo, serde_json::Error> {
+        serde_json::from_value(json!({
+            "recall_at_10": recall, "built_recall_at_10": built, "probes": 1, "ef": 1, "links": 4, "ef_construction": 1,
+            "origin": "build", "unreachable_relinked": 0, "bytes": 1,
+        }))
+    }
+
+    #[test]
+    fn a_recall_is_a_share_and_is_read_again_as_it_is_written() {
+        for good in [json!(0), json!(0.97), json!(1.0)] {
+            let read = graph(good.clone(), good.clone()).unwrap();
+            assert_eq!(read, serde_json::from_value(serde_json::to_value(&read).unwrap()).unwrap());
+            assert_eq!(graph(good, Value::Null).unwrap().built_recall_at_10, None);
+        }
+        for bad in [json!(1e39), json!(1.5), json!(-0.5), json!("1")] {
+            let (recall, built) = (graph(bad.clone(), json!(1)), graph(json!(1), bad.clone()));
+            assert!(recall.is_err() && built.is_err(), "{bad}");
+        }
+        assert!(graph(json!(1e39), Value::Null).unwrap_err().to_string().contains("from 0 to 1"));
+    }
 }

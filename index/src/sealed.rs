@@ -41,10 +41,13 @@ pub(crate) fn write_new(path: &Path, content: &impl Serialize) -> Result<()> {
 
 /// The content of a sealed file, or an error that says what is wrong with the file.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = fs::read(path).map_err(Error::io("reading", path))?;
+    open(path, &fs::read(path).map_err(Error::io("reading", path))?)
+}
+
+/// The content of a sealed file with these bytes; `path` is what errors call it.
+pub(crate) fn open<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     let damaged = |what: String| Error::corrupt(path, what);
-    let mut value: Value =
-        serde_json::from_slice(&bytes).map_err(|error| damaged(format!("it is no JSON: {error}")))?;
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|error| damaged(format!("it is no JSON: {error}")))?;
     let content = value.get_mut("content").map(Value::take).unwrap_or_default();
     if value.get("blake3").and_then(Value::as_str) != Some(&checksum(&content)) {
         return Err(damaged("its checksum does not match its content".into()));

@@ -28,7 +28,6 @@ use crate::error::{Error, Result};
 use runtime::{store, wait};
 
 pub(crate) use create::create;
-pub(crate) use replace::Staged;
 pub(crate) use rewrite::Piece;
 pub(crate) use rows::Rows;
 pub(crate) use versions::MANIFEST_END;

@@ -19,7 +19,7 @@ pub(crate) const MANIFESTS: &str = "manifests.json";
 
 /// Content of [`MANIFESTS`]: hex blake3 by file name.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Vouched {
+pub(crate) struct Vouched {
     manifests: BTreeMap<String, String>,
 }
 

@@ -17,8 +17,9 @@ use crate::passage::Fragment;
 use crate::publish::{CommitStage, publish};
 use crate::retire::retire;
 use crate::sealed::FORMAT;
+use crate::staged::Staged;
 use crate::survey::{self, FINGERPRINT_PREFIX, Known, fingerprint_key};
-use crate::table::{Staged, Table};
+use crate::table::Table;
 
 /// How far from 1 the length of an offered vector may be. Less is rounding, and mended; more is a mistake, and refused.
 pub(crate) const LENGTH_TOLERANCE: f64 = 1e-3;

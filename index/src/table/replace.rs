@@ -7,28 +7,13 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::stream;
 use lance::dataset::NewColumnTransform;
 use lance::dataset::transaction::{DataReplacementGroup, Operation};
-use serde::{Deserialize, Serialize};
 
 use super::{EMBEDDING, GENERATION, Table};
 use crate::durable::{digest, sync_dir, sync_file};
 use crate::error::{Error, Result};
 use crate::passage::Fragment;
+use crate::staged::Staged;
 use crate::table::runtime::wait;
-
-/// A file of vectors that is on disk and not yet part of the dataset.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Staged {
-    /// The fragment whose vectors it holds.
-    pub(crate) fragment: Fragment,
-    /// Its name in the dataset's `data` directory.
-    pub(crate) file: String,
-    /// Its length.
-    pub(crate) bytes: u64,
-    /// Hex blake3 of its content.
-    pub(crate) blake3: String,
-    /// Lance's own description of it, which the commit hands back.
-    pub(crate) lance: serde_json::Value,
-}
 
 impl Table {
     /// Declares the columns for vectors of `dim` values. Existing columns of another length are dropped, which the caller

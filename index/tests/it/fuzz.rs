@@ -1,8 +1,10 @@
 //! Sidecars and journals with arbitrary content and right checksums: what no accident writes and a program with a mistake
 //! could. Never a panic, and search stays right or says why it is exact.
 //!
-//! The mutations know the formats, which makes up for not being led by coverage: libFuzzer would want everything compiled
-//! again with its own instrumentation, the storage library included, which takes longer than all other tests together.
+//! Here the whole index is opened, searched, checked and written to, over Lance, a few hundred times; the mutations know the
+//! formats. `index/fuzz` has libFuzzer, led by coverage, read the files alone, some ten thousand times a second: it cannot have
+//! Lance, which it would want compiled again with its own instrumentation. There a reader is shown to be safe; here what follows
+//! from what it said.
 
 use std::fs;
 use std::path::{Path, PathBuf};
