@@ -182,6 +182,9 @@ pub struct SearchPoint {
     pub run: String,
     /// What it cost beyond the stages before it: its training and its evaluation.
     pub ledger: LedgerRecord,
+    /// The training of its stage where another run had done that, so that it is not in `ledger`; charged all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<LedgerRecord>,
 }
 
 /// The files of a run.
@@ -340,7 +343,10 @@ impl RunRecord {
     /// which is in it already.
     pub fn search_cost(&self) -> LedgerRecord {
         let mut cost = LedgerRecord::default();
-        self.search.iter().for_each(|point| cost.add(&point.ledger));
+        self.search.iter().for_each(|point| {
+            cost.add(&point.ledger);
+            point.training.iter().for_each(|training| cost.add(training));
+        });
         let chosen = |stage: &&StageCharge| self.search.iter().any(|point| point.chosen && point.id == stage.id);
         self.stages.iter().filter(chosen).fold(cost, |cost, stage| cost.since(&stage.ledger))
     }

@@ -170,6 +170,35 @@ fn learning_rates_are_chosen_on_the_selection_questions_and_every_point_is_charg
 }
 
 #[test]
+fn a_point_whose_stage_another_run_trained_is_charged_for_it() {
+    let folder = folder();
+    let rows = [
+        "strategy = \"generator\"\nlabel = \"given\"\nlr-generator = 1e-3",
+        "strategy = \"generator\"\nlabel = \"searched\"",
+    ];
+    let file = comparison(folder.path(), &rows, "seeds = [0]", "\n[search]\nlr-generator = [1e-3, 1e-4]\n");
+    let value = compare(&file).run().json();
+    let (given, searched) = (record(folder.path(), "given-seed0"), record(folder.path(), "searched-seed0"));
+    let points = searched["search"].as_array().unwrap();
+    assert!(given["search"].as_array().is_none_or(Vec::is_empty));
+    // The run with the given rate had trained the first point's stage; the second point trained its own.
+    assert_eq!(points[0]["training"], given["stages"][0]["ledger"]);
+    assert!(points[1]["training"].is_null(), "{}", points[1]);
+    assert!(seconds(&points[0]["ledger"]) > 0.0 && seconds(&points[0]["training"]) > 0.0);
+    // What both trained and evaluated, less the training of the chosen one, which is on the run's own bill.
+    let whole: f64 =
+        points.iter().map(|point| seconds(&point["ledger"])).sum::<f64>() + seconds(&points[0]["training"]);
+    let chosen = seconds(&searched["stages"][0]["ledger"]);
+    let charged = value["rows"][1]["cost"]["search_seconds"].as_f64().unwrap();
+    assert!((charged - (whole - chosen)).abs() < 1e-6 * whole, "{charged} of {whole} less {chosen}");
+    // It was spent once.
+    let own = seconds(&given["ledger"])
+        + seconds(&searched["ledger"])
+        + points.iter().map(|point| seconds(&point["ledger"])).sum::<f64>();
+    assert!((value["spent"]["seconds"].as_f64().unwrap() - own).abs() < 1e-6 * own, "{}", value["spent"]);
+}
+
+#[test]
 fn a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been() {
     let folder = folder();
     let rows = ["strategy = \"generator\"", "strategy = \"two-phase\"\ntrain-passages = true\ncheckpoint-every = 1"];

@@ -119,6 +119,7 @@ fn search_rates(
                     chosen: false,
                     run: config.out.display().to_string(),
                     ledger: record.ledger.clone(),
+                    training: record.stages.last().filter(|stage| stage.reused).map(|stage| stage.ledger.clone()),
                 });
             }
             let order = choose(&scores);
