@@ -28,6 +28,8 @@ pub struct Arguments {
     pub graph: Option<PathBuf>,
     /// Build, keep, open and search instead, once.
     pub growth: bool,
+    /// Write files of this size and open them instead.
+    pub opening: bool,
 }
 
 impl Arguments {
@@ -46,6 +48,7 @@ impl Arguments {
             threads: 1,
             graph: None,
             growth: false,
+            opening: false,
         };
         let mut given = std::env::args().skip(1);
         while let Some(name) = given.next() {
@@ -54,6 +57,10 @@ impl Arguments {
                 "--bench" => continue,
                 "--growth" => {
                     found.growth = true;
+                    continue;
+                }
+                "--opening" => {
+                    found.opening = true;
                     continue;
                 }
                 _ => {}

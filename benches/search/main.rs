@@ -12,6 +12,7 @@ mod arguments;
 mod engines;
 mod growth;
 mod numbers;
+mod opening;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,9 @@ fn run() -> Result<(), String> {
     let data = Data::read(&arguments)?;
     let params =
         GraphParams { links: arguments.links, ef_construction: arguments.ef_construction, ..GraphParams::default() };
+    if arguments.opening {
+        return opening::measure(&data, &arguments);
+    }
     if arguments.growth {
         return growth::measure(&data, &params, &arguments);
     }

@@ -94,14 +94,19 @@ pub struct CodesInfo {
     /// Width of the beam at which it was measured.
     pub ef: u32,
     /// Bytes of the codes of all passages.
-    pub bytes: u64,
+    pub code_bytes: u64,
 }
 
 impl CodesInfo {
     fn of(header: &VectorFile) -> Option<Self> {
         let Kind::Codes(_) = header.kind else { return None };
         let VectorFile { recall_at_10, probes, ef, .. } = *header;
-        Some(Self { recall_at_10, probes, ef, bytes: header.file_bytes()?.saturating_sub(VectorFile::HEADER as u64) })
+        Some(Self {
+            recall_at_10,
+            probes,
+            ef,
+            code_bytes: header.file_bytes()?.saturating_sub(VectorFile::HEADER as u64),
+        })
     }
 }
 
@@ -198,7 +203,7 @@ impl<'a> Place<'a> {
         let damaged = |what| format!("`{}`: {what}", file_of(Kind::Codes(coding)));
         header.verify(&rows).map_err(damaged)?;
         let codes = HeldCodes { coding, n: self.n, dim: self.known.dim, bytes: CodeBytes::Mapped(rows) };
-        Codes::view(coding, &codes.bytes, codes.n, codes.dim).and_then(|codes| codes.check()).map_err(damaged)?;
+        Codes::view(coding, &codes.bytes, codes.n, codes.dim).map_err(damaged)?;
         let info = CodesInfo::of(&header).ok_or_else(|| damaged("it holds no codes".into()))?;
         Ok((codes, info))
     }
@@ -215,7 +220,8 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     /// Whether the file was written. An error only where it was to be written under a lock.
     fn write(&mut self, place: &Place<'_>, header: &VectorFile, rows: &[u8]) -> Result<bool> {
-        if self.not_kept.is_some() || matches!(self.keep, Keep::No) {
+        // Files are mapped as they are: a machine with another order of bytes has none.
+        if self.not_kept.is_some() || matches!(self.keep, Keep::No) || cfg!(target_endian = "big") {
             return Ok(false);
         }
         let Some(path) = place.path(header.kind) else {
@@ -300,7 +306,7 @@ fn make_codes(
     if written && let Ok(found) = place.map_codes(coding) {
         return Ok(found);
     }
-    let info = info.unwrap_or(CodesInfo { recall_at_10: 0.0, probes: 0, ef: 0, bytes: bytes.len() as u64 });
+    let info = info.unwrap_or(CodesInfo { recall_at_10: 0.0, probes: 0, ef: 0, code_bytes: bytes.len() as u64 });
     Ok((HeldCodes { coding, n, dim, bytes: CodeBytes::Memory(bytes) }, info))
 }
 

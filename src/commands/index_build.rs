@@ -118,7 +118,7 @@ fn derive(args: &IndexBuildArgs, corpus: &Corpus, lock: &WriterLock, ledger: &Le
     if let Some(codes) = made.and_then(|held| held.codes) {
         eprintln!(
             "vectors as {typed}: {}, recall@10 {:.4} against exact search on {} probes",
-            units::bytes(codes.bytes),
+            units::bytes(codes.code_bytes),
             codes.recall_at_10,
             codes.probes
         );
