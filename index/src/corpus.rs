@@ -11,7 +11,6 @@ use ragtune_nearest::GraphParams;
 use crate::create::{self, CreateOptions, FORMAT_KEY, SOURCE_KEY, UUID_KEY};
 use crate::error::{Cause, Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::held::Vectors;
 use crate::ids::Ids;
 use crate::lock::WriterLock;
 use crate::mend;
@@ -22,6 +21,7 @@ use crate::stats::{self, Stats};
 use crate::survey::{self, Known};
 use crate::table::{DATASET, Rows, Table};
 use crate::torn::set_torn_manifest_aside;
+use crate::vectors::Vectors;
 use crate::vouch;
 use crate::writer::GenerationWriter;
 

@@ -10,11 +10,12 @@ use ragtune_nearest::{Aligned, Allowed, FlatGraph, decode_known, not_of_length_o
 use crate::durable::{name, write_atomic};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::held::{Held, HeldCodes, Holding, Vectors, hold};
+use crate::held::{HeldCodes, Holding, hold};
 use crate::lexical::Keep;
 use crate::manifest::{GRAPH, GraphInfo};
 use crate::mapped::Floats;
 use crate::survey::Known;
+use crate::vectors::{Held, Vectors};
 
 /// How far from 1 the length of a stored vector may be: what rounding to float32 leaves, generously.
 pub(crate) const LENGTH_TOLERANCE: f32 = 1e-4;

@@ -4,10 +4,11 @@ use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generation::{Generation, read_note};
-use crate::held::{self, DerivedVectors, Held, Vectors};
+use crate::held;
 use crate::lexical::Keep;
 use crate::lock::WriterLock;
 use crate::survey::{self, GenerationInfo, Known};
+use crate::vectors::{DerivedVectors, Held, Vectors};
 
 impl Corpus {
     /// The newest generation of these passages, loaded; `None` before the first.

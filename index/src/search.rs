@@ -176,9 +176,9 @@ mod tests {
     use ragtune_nearest::{Aligned, GraphParams, build};
 
     use super::*;
-    use crate::held::Held;
     use crate::manifest::GraphInfo;
     use crate::mapped::Floats;
+    use crate::vectors::Held;
 
     const DIM: usize = 16;
     const N: usize = 1200;

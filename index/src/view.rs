@@ -6,8 +6,8 @@ use ragtune_nearest::{Aligned, not_of_length_one};
 
 use crate::error::{Error, Result};
 use crate::generation::{Generation, LENGTH_TOLERANCE, Shared};
-use crate::held::Held;
 use crate::mapped::Floats;
+use crate::vectors::Held;
 
 impl Generation {
     /// This generation with other vectors for its passages: (N, D) row-major, each finite and of length one within 1e-4.

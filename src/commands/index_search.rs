@@ -79,6 +79,14 @@ fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corp
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
     announce_graph(&generation, how);
     announce_vectors(&generation);
+    if let (Some(codes), false) = (generation.held().codes, args.json) {
+        eprintln!(
+            "walking by {}, recall@10 {:.4} against exact search on {} probes; scores are those of float32",
+            generation.held().vectors.name(),
+            codes.recall_at_10,
+            codes.probes
+        );
+    }
     let by = ByVectors { generation: &generation, search: how, trust: Trust::Same(&by), vectors: Some(&vector) };
     let found = retriever.find(&[&args.query], by, args.top_k, allowed.as_ref())?;
     Ok((corpus, found.hits.into_iter().flatten().collect()))
