@@ -5,11 +5,12 @@
 #
 #   bash benches/search.sh FOLDER
 #   SIZES="10000 100000 1000000" bash benches/search.sh FOLDER     growth instead: build, open, search and memory by size
+#   OPENING="10000 100000 1000000" bash benches/search.sh FOLDER   seconds to open the graph, mapped vectors and codes by size
 #
 # From the environment: ROUNDS (3), PASSES over all questions a round (5), EFS (widths of the beam, with commas), LINKS (16),
 # EF_CONSTRUCTION (200), VECTORS (a folder with passages.f32 and questions.f32; made from nq-qed when not given), DIM (384),
-# NOISE of repeated passages in growth (0.5, the length of what is added), CLOCK (seconds; cpu_seconds where others use the
-# machine), PYTHON (python3), SHARED (../shared).
+# THREADS of opening (all), NOISE of repeated passages (0.5, the length of what is added), CLOCK (seconds; cpu_seconds where
+# others use the machine), PYTHON (python3), SHARED (../shared).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/setup.sh
@@ -53,6 +54,14 @@ once() {
 }
 
 : >"$out/raw.jsonl"
+if [ -n "${OPENING:-}" ]; then
+  for size in $OPENING; do
+    once 1 "$search" "${common[@]}" --opening --passages "$size" --noise "${NOISE:-0.5}" --passes "${PASSES:-5}" \
+      --threads "${THREADS:-$(nproc)}" --graph "$out/opening-$size"
+  done
+  cat "$out/raw.jsonl"
+  exit 0
+fi
 if [ -n "${SIZES:-}" ]; then
   for size in $SIZES; do
     once 1 "$search" "${common[@]}" --growth --passages "$size" --noise "${NOISE:-0.5}" --passes "${PASSES:-3}" \

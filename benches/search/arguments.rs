@@ -20,7 +20,7 @@ pub struct Arguments {
     pub efs: Vec<usize>,
     /// Passes over the questions at each width, after one that warms up.
     pub passes: usize,
-    /// Of `ragtune hnsw_rs exact`.
+    /// Of `ragtune ragtune-f16 ragtune-int8 hnsw_rs exact`.
     pub engines: Vec<String>,
     /// Threads of a search.
     pub threads: usize,
@@ -28,6 +28,8 @@ pub struct Arguments {
     pub graph: Option<PathBuf>,
     /// Build, keep, open and search instead, once.
     pub growth: bool,
+    /// Write files of this size and open them instead.
+    pub opening: bool,
 }
 
 impl Arguments {
@@ -42,10 +44,11 @@ impl Arguments {
             ef_construction: 200,
             efs: vec![10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256],
             passes: 5,
-            engines: ["ragtune", "hnsw_rs", "exact"].map(str::to_string).to_vec(),
+            engines: ["ragtune", "ragtune-f16", "ragtune-int8", "hnsw_rs", "exact"].map(str::to_string).to_vec(),
             threads: 1,
             graph: None,
             growth: false,
+            opening: false,
         };
         let mut given = std::env::args().skip(1);
         while let Some(name) = given.next() {
@@ -54,6 +57,10 @@ impl Arguments {
                 "--bench" => continue,
                 "--growth" => {
                     found.growth = true;
+                    continue;
+                }
+                "--opening" => {
+                    found.opening = true;
                     continue;
                 }
                 _ => {}

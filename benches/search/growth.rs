@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Instant;
 
-use ragtune_nearest::{GraphParams, build, decode, encode, search};
+use ragtune_nearest::{Codes, Coding, GraphParams, build, decode, encode, search};
 
 use crate::K;
 use crate::arguments::Arguments;
@@ -32,10 +32,22 @@ pub fn measure(data: &Data, params: &GraphParams, arguments: &Arguments) -> Resu
     let started = Instant::now();
     let truth = search(&data.passages, data.dim, &data.questions, K);
     let exact_seconds = started.elapsed().as_secs_f64();
-    for ef in &arguments.efs {
+    let kept = [None, Some(Coding::F16), Some(Coding::Int8)]
+        .map(|coding| coding.map(|coding| (coding, coding.encode(&data.passages, data.dim))));
+    for (kept, ef) in kept.iter().flat_map(|kept| arguments.efs.iter().map(move |ef| (kept, ef))) {
+        let codes =
+            kept.as_ref().map(|(coding, bytes)| Codes::view(*coding, bytes, data.len(), data.dim)).transpose()?;
+        let (engine, vector_bytes) = match kept {
+            None => ("ragtune", data.passages.len() * 4),
+            Some((Coding::F16, bytes)) => ("ragtune f16", bytes.len()),
+            Some((Coding::Int8, bytes)) => ("ragtune int8", bytes.len()),
+        };
         let ask = || -> Vec<Vec<u32>> {
             let found = data.questions.chunks_exact(data.dim).map(|question| {
-                let hits = graph.search(&data.passages, data.dim, question, K, *ef);
+                let hits = match &codes {
+                    None => graph.search(&data.passages, data.dim, question, K, *ef),
+                    Some(codes) => graph.search_codes_where(codes, &data.passages, question, K, *ef, |_| true).0,
+                };
                 hits.into_iter().map(|hit| hit.ordinal).collect()
             });
             found.collect()
@@ -48,9 +60,9 @@ pub fn measure(data: &Data, params: &GraphParams, arguments: &Arguments) -> Resu
         });
         let times: Vec<f64> = times.collect();
         println!(
-            "{{\"work\": \"growth\", \"engine\": \"ragtune\", \"passages\": {}, \"dim\": {}, \"questions\": {}, \"noise\": {}, \
+            "{{\"work\": \"growth\", \"engine\": \"{engine}\", \"passages\": {}, \"dim\": {}, \"questions\": {}, \"noise\": {}, \
              \"build_seconds\": {build_seconds:.3}, \"open_seconds\": {open_seconds:.4}, \"file_bytes\": {file_bytes}, \
-             \"graph_bytes\": {}, \"vector_bytes\": {}, \"resident_with_vectors\": {with_vectors}, \
+             \"graph_bytes\": {}, \"vector_bytes\": {vector_bytes}, \"resident_with_vectors\": {with_vectors}, \
              \"resident_with_graph\": {with_graph}, \"exact_seconds\": {exact_seconds:.4}, \"ef\": {ef}, \
              \"recall_at_10\": {recall:.6}, \"seconds\": {}}}",
             data.len(),
@@ -58,7 +70,6 @@ pub fn measure(data: &Data, params: &GraphParams, arguments: &Arguments) -> Resu
             data.asked(),
             arguments.noise,
             graph.bytes(),
-            data.passages.len() * 4,
             json_list(&times),
         );
     }

@@ -1,5 +1,5 @@
-//! Questions a second and recall of the graph's search, of hnsw_rs's own and of exact search over the same vectors, on one
-//! thread, as lines of JSON: what `benches/search.sh` runs beside other programs.
+//! Questions a second and recall of the graph's search, by vectors and by codes of them, of hnsw_rs's own and of exact search
+//! over the same vectors, on one thread, as lines of JSON: what `benches/search.sh` runs beside other programs.
 //!
 //! ```text
 //! cargo bench --profile release --bench search -- --vectors FOLDER --dim 384
@@ -12,6 +12,7 @@ mod arguments;
 mod engines;
 mod growth;
 mod numbers;
+mod opening;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,9 @@ fn run() -> Result<(), String> {
     let data = Data::read(&arguments)?;
     let params =
         GraphParams { links: arguments.links, ef_construction: arguments.ef_construction, ..GraphParams::default() };
+    if arguments.opening {
+        return opening::measure(&data, &arguments);
+    }
     if arguments.growth {
         return growth::measure(&data, &params, &arguments);
     }
@@ -65,7 +69,8 @@ fn run() -> Result<(), String> {
         for (ef, measured) in efs.iter().zip(measured) {
             println!(
                 "{{\"work\": \"search\", \"engine\": \"{}\", \"passages\": {}, \"dim\": {}, \"questions\": {}, \"threads\": {}, \
-                 \"links\": {}, \"ef_construction\": {}, \"build_seconds\": {:.3}, \"bytes_per_passage\": {:.1}, \"ef\": {ef}, \
+                 \"links\": {}, \"ef_construction\": {}, \"build_seconds\": {:.3}, \"bytes_per_passage\": {:.1}, \
+                 \"vector_bytes_per_passage\": {:.1}, \"ef\": {ef}, \
                  \"recall_at_10\": {:.6}, \"seconds\": {}, \"cpu_seconds\": {}}}",
                 engine.name(),
                 data.len(),
@@ -76,6 +81,7 @@ fn run() -> Result<(), String> {
                 params.ef_construction,
                 engine.build_seconds(),
                 engine.bytes_per_passage(&data),
+                engine.vector_bytes_per_passage(&data),
                 measured.recall,
                 json_list(&measured.wall),
                 json_list(&measured.cpu),

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use ragtune_nearest::Aligned;
+
 use crate::corpus::Corpus;
 use crate::create::leftovers;
 use crate::durable::{digest, entries, name};
 use crate::error::Result;
 use crate::generation::{load_vectors, read_graph};
+use crate::held;
 use crate::journal;
 use crate::lexical::{self, LEXICAL};
 use crate::manifest::{CURRENT, GENERATIONS, GRAPH, UNFINISHED, sidecars};
@@ -106,6 +109,10 @@ pub(crate) fn leftover_files(corpus: &Corpus, known: &[Known], spared: &BTreeSet
     for sidecar in sidecars(corpus.dir())? {
         if !names.contains(name(&sidecar)) {
             add(&sidecar, "the sidecar of a generation that the dataset does not hold");
+            continue;
+        }
+        for path in entries(&sidecar)?.iter().filter(|path| name(path).starts_with(UNFINISHED)) {
+            add(path, "a file that a killed process was writing");
         }
     }
     let table = corpus.table().latest()?;
@@ -201,7 +208,7 @@ fn check_generation(corpus: &Corpus, known: &Known, seen: &mut BTreeSet<String>,
     match &known.manifest {
         Err(what) if first => {
             let what = format!("generation {} has no usable graph: {what}", known.number);
-            found.push(defect(DefectKind::Derived, place, what, BY_MEND));
+            found.push(defect(DefectKind::Derived, &place, what, BY_MEND));
         }
         Err(_) => {}
         Ok(manifest) => {
@@ -218,23 +225,31 @@ fn check_generation(corpus: &Corpus, known: &Known, seen: &mut BTreeSet<String>,
             }
             if !known.described() {
                 let what = format!("it does not tell of passages appended to generation {}", known.number);
-                found.push(defect(DefectKind::Derived, place, what, BY_MEND));
+                found.push(defect(DefectKind::Derived, &place, what, BY_MEND));
             }
         }
     }
-    let damaged = found[before..].iter().any(|defect| defect.kind == DefectKind::Damage);
-    if !damaged && let Err(error) = check_vectors(known) {
-        found.push(defect(DefectKind::Damage, DATASET, error.in_full(), EMBED_AGAIN));
+    if found[before..].iter().any(|defect| defect.kind == DefectKind::Damage) {
+        return;
+    }
+    match check_vectors(known) {
+        Err(error) => found.push(defect(DefectKind::Damage, DATASET, error.in_full(), EMBED_AGAIN)),
+        Ok(vectors) if first => {
+            for (file, what) in held::defects(corpus.uuid(), known, &vectors) {
+                found.push(defect(DefectKind::Derived, format!("{place}/{file}"), what, BY_MEND));
+            }
+        }
+        Ok(_) => {}
     }
 }
 
 const EMBED_AGAIN: &str = "restore the index from a copy, or embed the corpus again into a new one";
 
-fn check_vectors(known: &Known) -> Result<()> {
-    load_vectors(known, known.rows.len())?;
+fn check_vectors(known: &Known) -> Result<Aligned<f32>> {
+    let vectors = load_vectors(known, known.rows.len())?;
     let number = known.table.generation_number()?;
     match number == known.number {
-        true => Ok(()),
+        true => Ok(vectors),
         false => Err(crate::Error::corrupt(DATASET, format!("generation {} calls itself {number}", known.number))),
     }
 }

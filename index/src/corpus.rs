@@ -21,6 +21,7 @@ use crate::stats::{self, Stats};
 use crate::survey::{self, Known};
 use crate::table::{DATASET, Rows, Table};
 use crate::torn::set_torn_manifest_aside;
+use crate::vectors::Vectors;
 use crate::vouch;
 use crate::writer::GenerationWriter;
 
@@ -39,6 +40,8 @@ pub struct Corpus {
     /// Ordinals of deleted passages, ascending.
     deleted: Vec<u32>,
     ids: OnceLock<Ids>,
+    /// How generations are opened.
+    vectors: Vectors,
     notices: Vec<String>,
 }
 
@@ -84,12 +87,23 @@ impl Corpus {
 
     /// The same index with the passages it has now.
     pub fn reopen(&self) -> Result<Corpus> {
-        Self::open(&self.dir)
+        Ok(Self::open(&self.dir)?.holding(self.vectors))
+    }
+
+    /// The same, but generations are opened from now on with their vectors held in this way. Files that are missing or do not fit
+    /// are made and kept where nobody else writes to the index; [`Generation::held`](crate::Generation::held) says what was done.
+    pub fn holding(self, vectors: Vectors) -> Corpus {
+        Corpus { vectors, ..self }
+    }
+
+    /// How generations are opened.
+    pub(crate) fn vectors_held(&self) -> Vectors {
+        self.vectors
     }
 
     /// The same index with the passages it had at a version.
     pub(crate) fn at(&self, table: Table) -> Result<Corpus> {
-        Self::of_table(self.dir.clone(), table, Vec::new())
+        Ok(Self::of_table(self.dir.clone(), table, Vec::new())?.holding(self.vectors))
     }
 
     fn of_table(dir: PathBuf, table: Table, notices: Vec<String>) -> Result<Corpus> {
@@ -103,7 +117,7 @@ impl Corpus {
         let source = setting(SOURCE_KEY).and_then(|source| serde_json::from_str(&source).ok());
         let source = source.ok_or_else(|| foreign("its dataset does not say where it came from"))?;
         let (rows, deleted) = (table.rows()?, table.deleted()?);
-        Ok(Corpus { dir, table, source, uuid, rows, deleted, ids: OnceLock::new(), notices })
+        Ok(Corpus { dir, table, source, uuid, rows, deleted, ids: OnceLock::new(), vectors: Vectors::Memory, notices })
     }
 
     /// The file the passages came from.

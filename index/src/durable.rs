@@ -10,8 +10,13 @@ use crate::error::{Error, Result};
 /// Replaces a file: on return the new content is durable; a crash leaves the old file or the new one, and perhaps a
 /// `.tmp-` file beside it.
 pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
+    write_atomic_parts(path, &[content])
+}
+
+/// The same with content that lies in several places.
+pub(crate) fn write_atomic_parts(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let temporary = beside(path);
-    let written = write_synced(&temporary, content)
+    let written = write_parts(&temporary, parts)
         .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("renaming to", path)));
     if written.is_err() {
         // The error matters, not whether the attempt at tidying succeeds.
@@ -23,8 +28,14 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
 
 /// Writes a new file and syncs its content, not its directory.
 pub(crate) fn write_synced(path: &Path, content: &[u8]) -> Result<()> {
+    write_parts(path, &[content])
+}
+
+fn write_parts(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("creating", path))?;
-    file.write_all(content).map_err(Error::io("writing", path))?;
+    for part in parts {
+        file.write_all(part).map_err(Error::io("writing", path))?;
+    }
     file.sync_all().map_err(Error::io("syncing", path))
 }
 

@@ -1,21 +1,24 @@
-//! A generation that can be searched: all vectors in memory, and the graph if it is fit for use. Never changes. `search` is how
+//! A generation that can be searched: all vectors, in memory or mapped, and the graph if it is fit for use. Never changes. `search` is how
 //! it is searched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ragtune_nearest::{Aligned, Allowed, FlatGraph, decode, dot};
-use rayon::prelude::*;
+use ragtune_nearest::{Aligned, Allowed, FlatGraph, decode_known, not_of_length_one};
 
 use crate::durable::{name, write_atomic};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+use crate::held::{HeldCodes, Holding, hold};
+use crate::lexical::Keep;
 use crate::manifest::{GRAPH, GraphInfo};
+use crate::mapped::Floats;
 use crate::survey::Known;
+use crate::vectors::{Held, Vectors};
 
 /// How far from 1 the length of a stored vector may be: what rounding to float32 leaves, generously.
-const LENGTH_TOLERANCE: f32 = 1e-4;
+pub(crate) const LENGTH_TOLERANCE: f32 = 1e-4;
 
 /// One complete embedding of the corpus. Cheap to clone: clones share the vectors and the graph.
 #[derive(Debug, Clone)]
@@ -23,13 +26,16 @@ pub struct Generation {
     pub(crate) shared: Arc<Shared>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) number: u32,
     pub(crate) dim: usize,
     pub(crate) dataset_version: u64,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) vectors: Aligned<f32>,
+    pub(crate) vectors: Floats,
+    /// What a walk through the graph goes by instead of the vectors.
+    pub(crate) codes: Option<HeldCodes>,
+    pub(crate) held: Held,
     /// Over all passages or the first of them: what was appended since is searched exactly.
     pub(crate) graph: Result<Arc<(FlatGraph, GraphInfo)>, String>,
     /// The passages that were not deleted; `None`: all.
@@ -41,22 +47,24 @@ pub(crate) struct Shared {
 impl Generation {
     /// Loads a generation: its vectors, which must be whole, and its graph, which may be missing.
     pub(crate) fn load(known: &Known, len: usize) -> Result<Self> {
-        let vectors = load_vectors(known, len)?;
-        let graph = match &known.manifest {
-            Ok(manifest) => load_graph(known, &manifest.graph_blake3, manifest.len as usize)
-                .map(|graph| Arc::new((graph, manifest.graph.clone()))),
-            Err(defect) => Err(defect.clone()),
-        };
-        Self::assemble(known, vectors, graph)
+        Self::assemble(known, load_vectors(known, len)?.into(), graph_of(known))
     }
 
-    /// A generation of parts that are already in memory and known to agree.
+    /// The same with vectors that are held as asked, in the index of this directory and identity.
+    pub(crate) fn open(place: (&Path, &str), known: &Known, vectors: Vectors, keep: Keep<'_>) -> Result<Self> {
+        let graph = graph_of(known);
+        let holding = hold(place, known, graph.as_deref().ok(), vectors, keep)?;
+        Self::assemble(known, holding, graph)
+    }
+
+    /// A generation of parts that are known to agree.
     pub(crate) fn assemble(
         known: &Known,
-        vectors: Aligned<f32>,
+        holding: Holding,
         graph: Result<Arc<(FlatGraph, GraphInfo)>, String>,
     ) -> Result<Self> {
         let deleted = known.table.deleted()?;
+        let Holding { floats: vectors, codes, held } = holding;
         let len = vectors.len() / known.dim.max(1);
         let alive = (0..len as u32).filter(|ordinal| deleted.binary_search(ordinal).is_err());
         let alive = if deleted.is_empty() { None } else { Some(Arc::new(Allowed::new(len, alive)?)) };
@@ -66,6 +74,8 @@ impl Generation {
             dataset_version: known.table.version(),
             fingerprint: known.fingerprint.clone(),
             vectors,
+            codes,
+            held,
             graph,
             alive,
             sidecar: known.sidecar.clone(),
@@ -115,6 +125,11 @@ impl Generation {
         self.shared.vectors.get(start..start + self.shared.dim).ok_or_else(|| Error::NotThere {
             what: format!("there is no passage `{ordinal}`, the corpus holds {}", self.len()),
         })
+    }
+
+    /// How its vectors are held.
+    pub fn held(&self) -> &Held {
+        &self.shared.held
     }
 
     /// The graph, if it is fit for use.
@@ -170,7 +185,7 @@ pub(crate) const NOTE_PREFIX: &str = "note-";
 /// The vectors of a generation, each finite and of length one.
 pub(crate) fn load_vectors(known: &Known, len: usize) -> Result<Aligned<f32>> {
     let vectors = Aligned::from(known.table.vectors(len, known.dim)?.as_slice());
-    match not_of_length_one(&vectors, known.dim) {
+    match not_of_length_one(&vectors, known.dim, LENGTH_TOLERANCE) {
         None => Ok(vectors),
         Some(ordinal) => {
             let what = format!("the vector of passage {ordinal} in generation {} is not of length one", known.number);
@@ -179,12 +194,13 @@ pub(crate) fn load_vectors(known: &Known, len: usize) -> Result<Aligned<f32>> {
     }
 }
 
-/// The first of vectors (N, D) that is not finite or not of length one.
-pub(crate) fn not_of_length_one(vectors: &[f32], dim: usize) -> Option<usize> {
-    vectors.par_chunks_exact(dim).position_first(|vector| {
-        let squared = dot(vector, vector);
-        !squared.is_finite() || (squared - 1.0).abs() > 2.0 * LENGTH_TOLERANCE
-    })
+/// The graph of a state, or why there is none that can be used.
+fn graph_of(known: &Known) -> Result<Arc<(FlatGraph, GraphInfo)>, String> {
+    match &known.manifest {
+        Ok(manifest) => load_graph(known, &manifest.graph_blake3, manifest.len as usize)
+            .map(|graph| Arc::new((graph, manifest.graph.clone()))),
+        Err(defect) => Err(defect.clone()),
+    }
 }
 
 fn load_graph(known: &Known, blake3: &str, nodes: usize) -> Result<FlatGraph, String> {
@@ -195,9 +211,5 @@ fn load_graph(known: &Known, blake3: &str, nodes: usize) -> Result<FlatGraph, St
 /// The graph of `nodes` passages in a sidecar, verified against the manifest's checksum.
 pub(crate) fn read_graph(sidecar: &Path, nodes: usize, blake3: &str) -> Result<FlatGraph, String> {
     let bytes = fs::read(sidecar.join(GRAPH)).map_err(|error| format!("it cannot be read: {error}"))?;
-    let graph = decode(&bytes, nodes)?;
-    if blake3::hash(&bytes).to_hex().as_str() != blake3 {
-        return Err("it is another graph than the manifest describes".into());
-    }
-    Ok(graph)
+    decode_known(&bytes, nodes, blake3)
 }

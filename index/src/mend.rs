@@ -9,6 +9,7 @@ use crate::durable::remove;
 use crate::error::Result;
 use crate::generation::Generation;
 use crate::graph_plan::GraphPlan;
+use crate::held;
 use crate::journal;
 use crate::lexical;
 use crate::protection;
@@ -38,6 +39,11 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
         } else if !known.described() {
             complete(dir, uuid, &known, &known, graph, observe)?;
             done.push(format!("noted in generation {} the passages appended to it", known.number));
+        } else if let Ok(graph) = &generation.shared.graph {
+            for (file, defect) in held::defects(uuid, &known, generation.vectors()) {
+                held::remake(uuid, &known, file, generation.vectors(), graph)?;
+                done.push(format!("made `{file}` of generation {} anew: {defect}", known.number));
+            }
         }
     }
     if journal::read(dir)?.is_some() && spared.is_empty() {

@@ -83,7 +83,7 @@ pub(crate) fn publish(
     std::fs::rename(&unfinished, &sidecar).map_err(Error::io("renaming to", &sidecar))?;
     sync_dir(&generations)?;
     let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known.clone() };
-    Generation::assemble(&known, vectors, Ok(Arc::new((graph, info))))
+    Generation::assemble(&known, vectors.into(), Ok(Arc::new((graph, info))))
 }
 
 fn vector_files(known: &Known, fragments: &[Fragment]) -> Result<Vec<VectorFile>> {

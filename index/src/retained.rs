@@ -4,8 +4,11 @@ use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generation::{Generation, read_note};
+use crate::held;
+use crate::lexical::Keep;
 use crate::lock::WriterLock;
 use crate::survey::{self, GenerationInfo, Known};
+use crate::vectors::{DerivedVectors, Held, Vectors};
 
 impl Corpus {
     /// The newest generation of these passages, loaded; `None` before the first.
@@ -17,6 +20,26 @@ impl Corpus {
         }
         let known = self.survey()?.into_iter().rev().find(|known| known.rows == *self.rows());
         known.map(|known| self.load(&known)).ok_or_else(|| self.changed())?.map(Some)
+    }
+
+    /// Makes the files that hold the vectors of the newest generation of these passages in this way, under the lock, where they
+    /// are missing or do not fit. Says how they are held then; `None` before the first generation.
+    pub fn derive(&self, lock: &WriterLock, vectors: Vectors) -> Result<Option<Held>> {
+        lock.must_be_for(self.dir())?;
+        let latest = self.table().latest()?;
+        if !self.sees(&latest)? {
+            return Err(self.changed());
+        }
+        let Some(known) = survey::newest(self.dir(), self.uuid(), &latest)? else { return Ok(None) };
+        let made = Generation::open((self.dir(), self.uuid()), &known, vectors, Keep::Under(lock))?;
+        Ok(Some(made.held().clone()))
+    }
+
+    /// The files of vectors that lie beside the newest generation of these passages and belong to it, by their headers.
+    pub fn derived(&self) -> Result<Vec<DerivedVectors>> {
+        let known = self.survey()?;
+        let newest = self.here(&known, |_| true);
+        Ok(newest.map_or(Vec::new(), |known| held::derived(self.uuid(), known)))
     }
 
     /// All retained generations, ascending by number; the last is the newest. Of one that is retained in several states, as
@@ -100,10 +123,10 @@ impl Corpus {
         }
     }
 
-    /// A generation in memory; where that fails since its files were removed meanwhile, that is said.
+    /// A generation as it is held here; where that fails since its files were removed meanwhile, that is said.
     fn load(&self, known: &Known) -> Result<Generation> {
         let gone = |error| if known.table.complete() { error } else { self.changed() };
-        Generation::load(known, known.rows.len()).map_err(gone)
+        Generation::open((self.dir(), self.uuid()), known, self.vectors_held(), Keep::IfFree).map_err(gone)
     }
 
     /// The newest state that is wanted, of these passages.

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::generation::{Generation, Shared};
+use crate::held::HeldCodes;
 
 /// How to look for the nearest passages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,13 +149,18 @@ impl Shared {
     fn walk(&self, graph: &FlatGraph, question: &[f32], k: usize, ef: usize, allowed: Option<&Allowed>) -> Vec<Hit> {
         let nodes = graph.nodes();
         let known = &self.vectors[..nodes * self.dim];
+        let codes = self.codes.as_ref().and_then(HeldCodes::view);
+        let beam = |fits: &dyn Fn(u32) -> bool| match &codes {
+            None => graph.search_where(known, self.dim, question, k, ef, fits),
+            Some(codes) => graph.search_codes_where(codes, known, question, k, ef, fits),
+        };
         let Some(allowed) = allowed else {
-            let hits = graph.search(known, self.dim, question, k, ef);
+            let (hits, _) = beam(&|_| true);
             // Every passage can be reached, so a beam of at least k finds k. Should it not, exact search still does.
             let short = hits.len() < k.min(nodes);
             return if short { search(known, self.dim, question, k).swap_remove(0) } else { hits };
         };
-        let (hits, fit) = graph.search_where(known, self.dim, question, k, ef, |ordinal| allowed.contains(ordinal));
+        let (hits, fit) = beam(&|ordinal| allowed.contains(ordinal));
         let expected = ef.saturating_mul(allowed.count()) / allowed.len().max(1);
         match fit < k.max(expected / 2) {
             true => search_among(known, self.dim, question, k, allowed).swap_remove(0),
@@ -171,6 +177,8 @@ mod tests {
 
     use super::*;
     use crate::manifest::GraphInfo;
+    use crate::mapped::Floats;
+    use crate::vectors::Held;
 
     const DIM: usize = 16;
     const N: usize = 1200;
@@ -214,7 +222,9 @@ mod tests {
             dim: DIM,
             dataset_version: 1,
             fingerprint: Fingerprint::new(Default::default()),
-            vectors: Aligned::from(&vectors[..]),
+            vectors: Floats::Memory(Aligned::from(&vectors[..])),
+            codes: None,
+            held: Held::default(),
             graph: Ok(Arc::new((graph, info))),
             alive: (alive.count() < N).then(|| Arc::new(alive)),
             sidecar: None,

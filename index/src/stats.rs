@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::corpus::Corpus;
 use crate::durable::{entries, name};
 use crate::error::{Error, Result};
+use crate::held::is_derived;
 use crate::manifest::{GRAPH, sidecars};
 use crate::retained::numbers;
 
@@ -30,6 +31,8 @@ pub struct Stats {
     pub vector_bytes: u64,
     /// Graphs of all retained generations.
     pub graph_bytes: u64,
+    /// Vectors once more, to be mapped: as they are and as codes.
+    pub derived_bytes: u64,
     /// Everything else: manifests, settings, journal.
     pub other_bytes: u64,
 }
@@ -37,7 +40,7 @@ pub struct Stats {
 impl Stats {
     /// All bytes together.
     pub fn total_bytes(&self) -> u64 {
-        self.text_bytes + self.vector_bytes + self.graph_bytes + self.other_bytes
+        self.text_bytes + self.vector_bytes + self.graph_bytes + self.derived_bytes + self.other_bytes
     }
 }
 
@@ -46,7 +49,7 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
     let newest = corpus.table().latest()?;
     let mut texts: BTreeSet<String> = newest.text_files()?.into_iter().collect();
     texts.extend(known.iter().flat_map(|known| known.rows.texts.iter().cloned()));
-    let (mut text_bytes, mut vector_bytes, mut graph_bytes) = (0, 0, 0);
+    let (mut text_bytes, mut vector_bytes, mut graph_bytes, mut derived_bytes) = (0, 0, 0, 0);
     for file in entries(&corpus.table().data_dir())? {
         let bytes = bytes(&file)?;
         if texts.contains(name(&file)) { text_bytes += bytes } else { vector_bytes += bytes }
@@ -56,8 +59,11 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
         if graph.exists() {
             graph_bytes += bytes(&graph)?;
         }
+        for file in entries(&sidecar)?.iter().filter(|path| is_derived(path)) {
+            derived_bytes += bytes(file)?;
+        }
     }
-    let other_bytes = bytes(corpus.dir())? - text_bytes - vector_bytes - graph_bytes;
+    let other_bytes = bytes(corpus.dir())? - text_bytes - vector_bytes - graph_bytes - derived_bytes;
     let last = known.last();
     let outside_graph = last.and_then(|known| Some(known.rows.len() - known.manifest.as_ref().ok()?.len as usize));
     let deleted = newest.deleted()?.len();
@@ -72,6 +78,7 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
         text_bytes,
         vector_bytes,
         graph_bytes,
+        derived_bytes,
         other_bytes,
     })
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use ragtune_nearest::Aligned;
+use ragtune_nearest::{Aligned, not_of_length_one};
 
 use crate::error::{Error, Result};
-use crate::generation::{Generation, Shared, not_of_length_one};
+use crate::generation::{Generation, LENGTH_TOLERANCE, Shared};
+use crate::mapped::Floats;
+use crate::vectors::Held;
 
 impl Generation {
     /// This generation with other vectors for its passages: (N, D) row-major, each finite and of length one within 1e-4.
@@ -19,7 +21,7 @@ impl Generation {
             let what = format!("values for a view of {} passages", self.len());
             return Err(Error::Dimension { what, given: vectors.len(), expected });
         }
-        if let Some(ordinal) = not_of_length_one(&vectors, self.dim()) {
+        if let Some(ordinal) = not_of_length_one(&vectors, self.dim(), LENGTH_TOLERANCE) {
             let what = format!("the vector of passage {ordinal} of a view is not finite and of length one");
             return Err(Error::BadVector { what });
         }
@@ -29,7 +31,9 @@ impl Generation {
             dim: *dim,
             dataset_version: *dataset_version,
             fingerprint: fingerprint.clone(),
-            vectors: Aligned::from(&vectors[..]),
+            vectors: Floats::Memory(Aligned::from(&vectors[..])),
+            codes: None,
+            held: Held::default(),
             graph: graph.clone(),
             alive: alive.clone(),
             sidecar: None,

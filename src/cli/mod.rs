@@ -121,6 +121,10 @@ pub struct IndexBuildArgs {
     /// does.
     #[arg(long)]
     pub lexical: bool,
+    /// Also make the files that `index search --vectors` and `eval --vectors` of this name map: `mapped`, `f16` or `int8`; without
+    /// it the first of them does.
+    #[arg(long)]
+    pub vectors: Option<String>,
     /// What the encoder's matrices are rounded to while passages are embedded: `f32` (not at all), `bf16` or `int8`.
     #[arg(long, default_value = "f32")]
     pub precision: String,
@@ -159,6 +163,12 @@ pub struct IndexSearchArgs {
     /// Candidates kept while the graph is searched.
     #[arg(long, default_value_t = 64)]
     pub ef: usize,
+    /// How the vectors are held: `memory` (read from the dataset), `mapped` (float32 mapped from a file beside the graph, which
+    /// opens faster), `f16` or `int8` (mapped; the graph is walked by these and what it finds is scored again by float32, so that
+    /// scores are the same; `index stats` says what part of the nearest they find). What is not there is made and kept
+    /// [default: memory].
+    #[arg(long)]
+    pub vectors: Option<String>,
     /// What finds passages.
     #[command(flatten)]
     pub retriever: RetrieverArgs,
@@ -224,6 +234,9 @@ pub struct EvalArgs {
     /// Compare with every passage instead of walking the graph.
     #[arg(long)]
     pub exact: bool,
+    /// How the vectors are held: `memory`, `mapped`, `f16` or `int8`, as `index search` does [default: memory].
+    #[arg(long)]
+    pub vectors: Option<String>,
     /// What finds passages [default: the run's, or dense].
     #[command(flatten)]
     pub retriever: RetrieverArgs,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ragtune_index::{Corpus, Keep, Search};
+use ragtune_index::{Corpus, Keep, Search, Vectors};
 use serde::Serialize;
 
-use super::{announce_graph, announce_words, finished_run, locate, print_json, print_text, progress};
+use super::{announce_graph, announce_vectors, announce_words, finished_run, locate, print_json, print_text, progress};
 use crate::cli::EvalArgs;
 use crate::config::generator_format;
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
@@ -18,6 +18,7 @@ use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::{AnswerReader, AnswerSettings, check_search};
+use crate::pipeline::held;
 use crate::pipeline::identity::{encoder_of, searched_with};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::retriever::{Retriever, RetrieverSettings};
@@ -72,6 +73,7 @@ struct Parts {
     temperature: f64,
     ef: usize,
     exact: bool,
+    vectors: Vectors,
     retriever: RetrieverSettings,
     max_prompt_tokens: Option<usize>,
     max_answer_tokens: usize,
@@ -104,7 +106,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         }
         Ok(located.folder)
     };
-    let corpus = Corpus::open(&parts.index)?;
+    let corpus = Corpus::open(&parts.index)?.holding(parts.vectors);
     let questions = read_questions(&args.questions, &corpus)?;
     if parts.top_k > corpus.passages() {
         return Err(Error::new(format!(
@@ -148,6 +150,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     let search = if parts.exact { Search::Exact } else { Search::Graph { ef: parts.ef } };
     let retriever = Retriever::open(parts.retriever, &corpus, Keep::IfFree)?;
     announce_graph(&generation, search);
+    announce_vectors(&generation);
     announce_words(&retriever);
     let pipeline = Pipeline { corpus, generation, encoder, generator, prompt, search, retriever, selector };
     drop(load);
@@ -221,6 +224,8 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         let base_encoder =
             record.models.iter().find(|model| model.role == "encoder").map(|model| PathBuf::from(&model.name));
         let selector = args.selector.clone().or_else(|| trained("selector"));
+        let retriever = RetrieverSettings::new(args.retriever.wanted()?.or(config.retriever_wanted()))?;
+        let exact = args.exact || config.exact;
         return Ok(Parts {
             reader: match (reader, selector.is_some()) {
                 (Some(reader), _) => reader,
@@ -230,7 +235,8 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             selector,
             selector_base: args.selector_base.clone(),
             candidates: args.candidates.unwrap_or(config.dro.candidates),
-            retriever: RetrieverSettings::new(args.retriever.wanted()?.or(config.retriever_wanted()))?,
+            vectors: held::wanted(args.vectors.as_deref(), retriever.kind, exact)?,
+            retriever,
             encoder: trained("encoder").or(base_encoder),
             generator: trained("generator").unwrap_or_else(|| config.pinned("generator", &config.generator)),
             adapter: trained("adapter"),
@@ -241,7 +247,7 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             training_reader: record.training_reader,
             temperature: args.temperature.unwrap_or(config.temperature),
             ef: args.ef.unwrap_or(config.ef),
-            exact: args.exact || config.exact,
+            exact,
             max_prompt_tokens: args.max_prompt_tokens.or(config.max_prompt_tokens),
             max_answer_tokens: args.max_answer_tokens.unwrap_or(config.max_answer_tokens),
             generator_dtype: args.generator_dtype.clone().unwrap_or_else(|| config.generator_dtype.clone()),
@@ -252,10 +258,12 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
             "ragtune eval --run RUN --questions FILE, or ragtune eval --index DIR --generator DIR --questions FILE",
         ));
     };
+    let retriever = args.retriever.settings()?;
     Ok(Parts {
         index,
         generator,
-        retriever: args.retriever.settings()?,
+        vectors: held::wanted(args.vectors.as_deref(), retriever.kind, args.exact)?,
+        retriever,
         encoder: args.encoder.clone(),
         adapter: args.adapter.clone(),
         top_k: args.top_k.unwrap_or(5),

@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::models::device;
 use crate::models::encoder::Encoder;
 use crate::pipeline::embed::{EmbedSettings, embed_corpus, fingerprint_of};
+use crate::pipeline::held;
 use crate::pipeline::identity::{BUILD_NOTE, BuildNote};
 
 pub fn run(args: &IndexBuildArgs) -> Result<u8> {
@@ -22,6 +23,9 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     device::check_precision(&args.device, precision)?;
     let device = device::open(&args.device)?;
     check_graph(args)?;
+    if let Some(typed) = &args.vectors {
+        held::parse(typed)?;
+    }
     let located = locate(&args.encoder)?;
     // A model of the hub is noted by its commit: searches take the very same one.
     let name = if located.origin.is_some() { located.name() } else { absolute(&located.folder)? };
@@ -48,6 +52,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
         );
         corpus.protect(&lock, generation.number(), "base")?;
         words(args, &corpus, &lock, &ledger)?;
+        derive(args, &corpus, &lock, &ledger)?;
         if generation.recorded(BUILD_NOTE)?.is_none() {
             generation.record(BUILD_NOTE, &serde_json::to_value(note(args, name, 0, 0, &ledger)?)?)?;
         }
@@ -72,6 +77,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
         eprintln!("mended: {done}");
     }
     words(args, &corpus, &lock, &ledger)?;
+    derive(args, &corpus, &lock, &ledger)?;
     let note = note(args, name, embedded.passages, embedded.truncated, &ledger)?;
     embedded.generation.record(BUILD_NOTE, &serde_json::to_value(&note)?)?;
     if args.json {
@@ -101,6 +107,21 @@ fn words(args: &IndexBuildArgs, corpus: &Corpus, lock: &WriterLock, ledger: &Led
     if args.lexical {
         let words = ledger.charge(Phase::Graph, || corpus.lexical(Keep::Under(lock)))?;
         eprintln!("{} distinct words of {} passages", words.distinct_words(), words.len());
+    }
+    Ok(())
+}
+
+/// Makes the files that hold the vectors as asked, where that was asked for and they are not there.
+fn derive(args: &IndexBuildArgs, corpus: &Corpus, lock: &WriterLock, ledger: &Ledger) -> Result<()> {
+    let Some(typed) = &args.vectors else { return Ok(()) };
+    let made = ledger.charge(Phase::Graph, || corpus.derive(lock, held::parse(typed)?).map_err(Error::from))?;
+    if let Some(codes) = made.and_then(|held| held.codes) {
+        eprintln!(
+            "vectors as {typed}: {}, recall@10 {:.4} against exact search on {} probes",
+            units::bytes(codes.code_bytes),
+            codes.recall_at_10,
+            codes.probes
+        );
     }
     Ok(())
 }

@@ -4,11 +4,12 @@ use ragtune_index::{Allowed, Corpus, Hit, Keep, Search, Trust};
 use serde::Serialize;
 
 use super::index_change::ids_of;
-use super::{announce_graph, announce_words, locate, print_json, print_text};
+use super::{announce_graph, announce_vectors, announce_words, locate, print_json, print_text};
 use crate::cli::IndexSearchArgs;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
+use crate::pipeline::held;
 use crate::pipeline::identity::{encoder_of, searched_with};
 use crate::pipeline::retriever::{ByVectors, Kind, Retriever, RetrieverSettings};
 
@@ -31,7 +32,8 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
             .hint("leave `--top-k` out for the nearest 5"));
     }
     let settings = args.retriever.settings()?;
-    let corpus = Corpus::open(&args.index)?;
+    let vectors = held::wanted(args.vectors.as_deref(), settings.kind, args.exact)?;
+    let corpus = Corpus::open(&args.index)?.holding(vectors);
     let (corpus, hits) = match settings.kind {
         Kind::Bm25 => by_words(args, settings, corpus)?,
         Kind::Dense | Kind::Hybrid => by_vectors(args, settings, &corpus)?,
@@ -76,6 +78,15 @@ fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corp
     let vector = encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?;
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
     announce_graph(&generation, how);
+    announce_vectors(&generation);
+    if let (Some(codes), false) = (generation.held().codes, args.json) {
+        eprintln!(
+            "walking by {}, recall@10 {:.4} against exact search on {} probes; scores are those of float32",
+            generation.held().vectors.name(),
+            codes.recall_at_10,
+            codes.probes
+        );
+    }
     let by = ByVectors { generation: &generation, search: how, trust: Trust::Same(&by), vectors: Some(&vector) };
     let found = retriever.find(&[&args.query], by, args.top_k, allowed.as_ref())?;
     Ok((corpus, found.hits.into_iter().flatten().collect()))

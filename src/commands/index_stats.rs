@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ragtune_index::Corpus;
+use ragtune_index::{Corpus, DerivedVectors};
 use serde::Serialize;
 
 use super::{print_json, print_text};
@@ -34,6 +34,8 @@ pub struct Stats {
     graph_links: Option<usize>,
     graph_ef_construction: Option<usize>,
     graph_defect: Option<String>,
+    /// Files beside the graph that hold the vectors once more, to be mapped.
+    derived_vectors: Vec<DerivedVectors>,
     build_seconds: BTreeMap<String, f64>,
     embedding_passages_per_second: Option<f64>,
     /// Share of the passages embedded by the build that were cut to the encoder's length.
@@ -72,6 +74,12 @@ pub fn run(index: &Path, json: bool) -> Result<u8> {
             stats.graph_ef_construction.unwrap_or_default()
         )),
         (None, None) => {}
+    }
+    for derived in &stats.derived_vectors {
+        let recall = derived.codes.map_or(String::new(), |codes| {
+            format!("; recall@10 {:.4} against exact search on {} probes", codes.recall_at_10, codes.probes)
+        });
+        lines.push(format!("as {:<9} {}{recall}", derived.vectors.name(), units::bytes(derived.bytes)));
     }
     for (phase, seconds) in &stats.build_seconds {
         lines.push(format!("build {phase:<10} {}", units::seconds(*seconds)));
@@ -120,6 +128,7 @@ pub fn gather(index: &Path) -> Result<Stats> {
             ("text".to_owned(), bytes.text_bytes),
             ("vectors".to_owned(), bytes.vector_bytes),
             ("graphs".to_owned(), bytes.graph_bytes),
+            ("derived".to_owned(), bytes.derived_bytes),
             ("other".to_owned(), bytes.other_bytes),
         ]),
         graph_recall_at_10: graph.map(|graph| graph.recall_at_10),
@@ -127,6 +136,7 @@ pub fn gather(index: &Path) -> Result<Stats> {
         graph_links: graph.map(|graph| graph.links),
         graph_ef_construction: graph.map(|graph| graph.ef_construction),
         graph_defect: generation.graph_defect().map(str::to_owned),
+        derived_vectors: corpus.derived()?,
         build_seconds,
         embedding_passages_per_second: note.as_ref().map(|note| note.passages_per_second).filter(|rate| *rate > 0.0),
         truncated_passages: note

@@ -101,6 +101,17 @@ fn announce_graph(generation: &Generation, search: Search) {
     }
 }
 
+/// Says where files of vectors had to be derived and could not be kept: the next command derives them again.
+fn announce_vectors(generation: &Generation) {
+    let held = generation.held();
+    if let Some(why) = &held.not_kept {
+        eprintln!(
+            "warning: the vectors were held as `{}` for this command only, the files for it could not be kept: {why}",
+            held.vectors.name()
+        );
+    }
+}
+
 /// Says where the words of the passages had to be collected anew and could not be kept: the next command collects them again.
 fn announce_words(retriever: &Retriever) {
     if let Some(why) = retriever.lexical().and_then(Lexical::not_kept) {

@@ -8,6 +8,7 @@ use crate::models::generator::Generator;
 pub mod answer;
 pub mod embed;
 pub mod fresh;
+pub mod held;
 pub mod identity;
 pub mod memo;
 pub mod prompt;

@@ -7,6 +7,7 @@ mod embed;
 mod encoders;
 mod eval;
 mod export;
+mod held;
 mod index;
 mod inspect;
 mod retriever;

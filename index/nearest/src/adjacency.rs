@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use rayon::prelude::*;
+
 use crate::aligned::Aligned;
 
 /// Links of many nodes, one list after the other: node `i` of the list has `links[offsets[i]..offsets[i + 1]]`.
@@ -41,8 +43,11 @@ impl Lists {
         if self.offsets.last().is_none_or(|last| *last as usize != self.links.len()) {
             return Some("its offsets do not end with its links".into());
         }
-        self.links
-            .iter()
+        // The greatest of many is found with registers, the first that is too great only where there is one.
+        let greatest = |links: &[u32]| links.iter().fold(0, |greatest, link| (*link).max(greatest));
+        let bad = self.links.par_chunks(1 << 16).find_first(|links| greatest(links) as usize >= n);
+        bad.into_iter()
+            .flatten()
             .find(|link| **link as usize >= n)
             .map(|link| format!("a link leads to {link}, there are {n} passages"))
     }
@@ -64,18 +69,21 @@ pub(crate) const MOST_LINKS: usize = 1024;
 impl Base {
     /// Lays out lists without links of a node to itself; `None` when they do not fit into memory's addresses or are longer than
     /// any that this program makes.
-    pub(crate) fn new<'a>(lists: impl ExactSizeIterator<Item = &'a [u32]> + Clone) -> Option<Self> {
-        let longest = lists.clone().map(<[u32]>::len).max().unwrap_or(0);
+    pub(crate) fn new<'a>(nodes: usize, list: impl Fn(usize) -> &'a [u32] + Sync) -> Option<Self> {
+        let longest = (0..nodes).into_par_iter().map(|node| list(node).len()).max().unwrap_or(0);
         if longest > MOST_LINKS {
             return None;
         }
         let width = longest.next_multiple_of(LINE).max(LINE);
-        let mut rows = Aligned::zeros(lists.len().checked_mul(width)?);
-        for ((node, list), row) in lists.enumerate().zip(rows.chunks_exact_mut(width)) {
-            row.fill(node as u32);
-            let other = list.iter().filter(|link| **link != node as u32);
-            row.iter_mut().zip(other).for_each(|(slot, link)| *slot = *link);
-        }
+        let mut rows = Aligned::zeros(nodes.checked_mul(width)?);
+        rows.par_chunks_exact_mut(width).enumerate().for_each(|(node, row)| {
+            let mut end = 0;
+            for link in list(node).iter().filter(|link| **link != node as u32) {
+                row[end] = *link;
+                end += 1;
+            }
+            row[end..].fill(node as u32);
+        });
         Some(Self { width, rows })
     }
 
@@ -153,7 +161,7 @@ impl FlatGraph {
                 return Err(format!("layer {}: its list of passages is not in order", layer + 1));
             }
         }
-        let base = Base::new((0..n).map(|node| base.of(node)));
+        let base = Base::new(n, |node| base.of(node));
         let base = base.ok_or_else(|| format!("layer 0: a passage has more than {MOST_LINKS} links"))?;
         Ok(Self { entry, base, upper })
     }
@@ -222,11 +230,11 @@ mod tests {
     fn links_come_back_as_they_were_laid_out() {
         let long: Vec<u32> = (1..18).collect();
         let given: Vec<&[u32]> = (0..18).map(|node| if node == 0 { &long[..] } else { &[][..] }).collect();
-        let base = Base::new(given.iter().copied()).unwrap();
+        let base = Base::new(given.len(), |node| given[node]).unwrap();
         assert_eq!((base.width, base.row(3)), (32, &[3; 32][..]));
         assert!(base.lists().eq(given));
         // A link to itself is none.
-        assert_eq!(Base::new([&[0u32, 1][..], &[0]].into_iter()).unwrap().of(0), [1]);
+        assert_eq!(Base::new(2, |node| [&[0u32, 1][..], &[0]][node]).unwrap().of(0), [1]);
     }
 
     #[test]

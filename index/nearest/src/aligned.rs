@@ -3,6 +3,7 @@
 //! A row of vectors that begins on a line is read with a line less and without loads that straddle two. Large pages spare a
 //! random read the walk through the page table.
 
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -18,11 +19,13 @@ struct Line([u8; LINE]);
 pub trait Number: Copy + PartialEq + fmt::Debug + Send + Sync + 'static + sealed::Sealed {}
 impl Number for f32 {}
 impl Number for u32 {}
+impl Number for u8 {}
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for u32 {}
+    impl Sealed for u8 {}
 }
 
 /// A fixed number of numbers that begin on a line of the cache.
@@ -37,9 +40,18 @@ impl<T: Number> Aligned<T> {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         let count = (len * size_of::<T>()).div_ceil(LINE);
-        let mut lines = Vec::with_capacity(count);
-        huge_pages(lines.as_mut_ptr(), count * LINE);
-        lines.resize(count, Line([0; LINE]));
+        let mut lines = Vec::new();
+        if count > 0 {
+            let layout = Layout::array::<Line>(count).expect("no more bytes than memory has addresses");
+            // SAFETY: the layout is not empty. Many bytes come from the system as zeros that were not touched yet.
+            let start = unsafe { alloc_zeroed(layout) }.cast::<Line>();
+            if start.is_null() {
+                handle_alloc_error(layout);
+            }
+            huge_pages(start, count * LINE);
+            // SAFETY: they were just allocated with the layout of so many lines, and zeros are a line.
+            lines = unsafe { Vec::from_raw_parts(start, count, count) };
+        }
         Self { lines, len, kind: PhantomData }
     }
 }

@@ -3,13 +3,20 @@
 //!
 //! The beam is one sorted array instead of two heaps: what falls out of the best `ef` would never be looked at again, so the
 //! candidates to visit are those of the best that were not visited yet, and the next is the first of them. The neighbours of a
-//! visited passage are scored four at a time while the first lines of the next four are on their way from memory.
+//! visited passage are scored four at a time while the first lines of the next four are on their way from memory. What gives the
+//! scores is a `Space`: the vectors, or codes of them.
 
 use std::cell::RefCell;
 
 use crate::adjacency::FlatGraph;
+use crate::codes::{Asked, Codes};
 use crate::exact::Hit;
-use crate::lanes::{Lanes, Level, on_level, tile};
+use crate::lanes::{Lanes, Level, on_level};
+use crate::space::{Exact, Space, prefetch};
+
+/// Hits of a walk over codes that are scored again, for each that is asked for: so many that what belongs among the best by the
+/// vectors is hardly ever behind them by the codes.
+const SCORED_AGAIN: usize = 4;
 
 impl FlatGraph {
     /// The `k` best passages found with a beam of `ef` (raised to `k`), best first: `vectors` (N or more, D), `question` (D).
@@ -29,11 +36,43 @@ impl FlatGraph {
         allowed: impl Fn(u32) -> bool,
     ) -> (Vec<Hit>, usize) {
         assert!(question.len() == dim && vectors.len() >= self.nodes() * dim, "whole rows, and one for every passage");
+        let space = Exact { vectors, dim, question };
+        self.best(&space, k, k.max(ef), allowed)
+    }
+
+    /// The same with a beam that goes by codes. The best `4 k` of what it holds are scored again by their vectors: scores are
+    /// those of `search_where` to the bit, only which passages are found may differ.
+    pub fn search_codes_where(
+        &self,
+        codes: &Codes<'_>,
+        vectors: &[f32],
+        question: &[f32],
+        k: usize,
+        ef: usize,
+        allowed: impl Fn(u32) -> bool,
+    ) -> (Vec<Hit>, usize) {
+        let dim = codes.dim();
+        assert!(codes.len() >= self.nodes() && vectors.len() >= self.nodes() * dim, "a row for every passage");
+        assert!(question.len() == dim, "whole rows");
+        let again = k.saturating_mul(SCORED_AGAIN);
+        let (near, fit) = match codes.asked(question) {
+            Asked::F16(space) => self.best(&space, again, k.max(ef), allowed),
+            Asked::Int8(space) => self.best(&space, again, k.max(ef), allowed),
+        };
+        let space = Exact { vectors, dim, question };
+        let mut hits = Vec::with_capacity(near.len());
+        let ordinals: Vec<u32> = near.iter().map(|hit| hit.ordinal).collect();
+        score_again(Level::best(), &space, &ordinals, &mut hits);
+        hits.sort_unstable_by(Hit::rank);
+        hits.truncate(k);
+        (hits, fit)
+    }
+
+    /// The best `k` that are allowed among the best `ef`, and how many of those there were.
+    fn best<S: Space>(&self, space: &S, k: usize, ef: usize, allowed: impl Fn(u32) -> bool) -> (Vec<Hit>, usize) {
         thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default()));
         SCRATCH.with_borrow_mut(|scratch| {
-            let ef = k.max(ef).clamp(1, self.nodes());
-            let space = Space { vectors, dim, question };
-            walk(Level::best(), self, &space, ef, scratch);
+            walk(Level::best(), self, space, ef.clamp(1, self.nodes()), scratch);
             let mut hits = Vec::with_capacity(k.min(scratch.pool.len()));
             let mut fit = 0;
             for hit in scratch.pool.iter().map(|key| key.hit()).filter(|hit| allowed(hit.ordinal)) {
@@ -47,40 +86,26 @@ impl FlatGraph {
     }
 }
 
-/// What distances are measured in.
-struct Space<'a> {
-    vectors: &'a [f32],
-    dim: usize,
-    question: &'a [f32],
-}
-
-impl Space<'_> {
-    #[inline(always)]
-    fn row(&self, ordinal: u32) -> *const f32 {
-        // Checked: what the kernels read is inside the vectors.
-        self.vectors[ordinal as usize * self.dim..][..self.dim].as_ptr()
-    }
-
-    /// # Safety
-    /// As for [`Lanes`].
-    #[inline(always)]
-    unsafe fn score<L: Lanes>(&self, ordinal: u32) -> Hit {
-        // SAFETY: the caller promised the processor; the row and the question have `dim` numbers.
-        let [[score]] = unsafe { tile::<L, 1, 1>([self.question.as_ptr()], [self.row(ordinal)], self.dim) };
-        Hit { ordinal, score }
-    }
-}
-
-on_level! { fn walk(graph: &FlatGraph, space: &Space<'_>, ef: usize, scratch: &mut Scratch) = walk_on }
+on_level! { fn score_again(space: &Exact<'_>, ordinals: &[u32], hits: &mut Vec<Hit>) = score_again_on }
 
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-unsafe fn walk_on<L: Lanes>(graph: &FlatGraph, space: &Space<'_>, ef: usize, scratch: &mut Scratch) {
+unsafe fn score_again_on<L: Lanes>(space: &Exact<'_>, ordinals: &[u32], hits: &mut Vec<Hit>) {
+    // SAFETY: what the caller promised.
+    unsafe { score_all::<L, _>(space, ordinals, |hit| hits.push(hit)) }
+}
+
+on_level! { fn walk<S: Space>(graph: &FlatGraph, space: &S, ef: usize, scratch: &mut Scratch) = walk_on }
+
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+unsafe fn walk_on<L: Lanes, S: Space>(graph: &FlatGraph, space: &S, ef: usize, scratch: &mut Scratch) {
     scratch.begin(graph.nodes());
     let Scratch { visited, pool, fresh } = scratch;
     // SAFETY: the caller promised the processor; so in all of this function.
-    let mut here = unsafe { space.score::<L>(graph.entry) };
+    let mut here = unsafe { score_one::<L, S>(space, graph.entry) };
     visited.forget();
     for layer in graph.upper.iter().rev() {
         loop {
@@ -89,7 +114,7 @@ unsafe fn walk_on<L: Lanes>(graph: &FlatGraph, space: &Space<'_>, ef: usize, scr
             visited.first_seen(layer.of(before.ordinal), fresh);
             // SAFETY: see above.
             unsafe {
-                score_all::<L>(space, fresh, |hit| {
+                score_all::<L, S>(space, fresh, |hit| {
                     if hit.rank(&here).is_lt() {
                         here = hit
                     }
@@ -124,7 +149,7 @@ unsafe fn walk_on<L: Lanes>(graph: &FlatGraph, space: &Space<'_>, ef: usize, scr
             }
         };
         // SAFETY: see above.
-        unsafe { score_all::<L>(space, fresh, offer) };
+        unsafe { score_all::<L, S>(space, fresh, offer) };
     }
 }
 
@@ -133,24 +158,23 @@ unsafe fn walk_on<L: Lanes>(graph: &FlatGraph, space: &Space<'_>, ef: usize, scr
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-unsafe fn score_all<L: Lanes>(space: &Space<'_>, ordinals: &[u32], mut each: impl FnMut(Hit)) {
+unsafe fn score_all<L: Lanes, S: Space>(space: &S, ordinals: &[u32], mut each: impl FnMut(Hit)) {
     for ordinal in &ordinals[..ordinals.len().min(4)] {
         // SAFETY: the caller promised the processor; so in all of this function.
-        unsafe { prefetch_row::<L>(space, *ordinal) };
+        unsafe { space.prefetch::<L>(*ordinal) };
     }
     let mut rest = ordinals;
     while let Some(last) = rest.last() {
         for ordinal in rest.iter().skip(4).take(4) {
             // SAFETY: see above.
-            unsafe { prefetch_row::<L>(space, *ordinal) };
+            unsafe { space.prefetch::<L>(*ordinal) };
         }
         // The last group is filled up with its own last.
         let mut four = [*last; 4];
         let taken = rest.len().min(4);
         four[..taken].copy_from_slice(&rest[..taken]);
-        let rows = [space.row(four[0]), space.row(four[1]), space.row(four[2]), space.row(four[3])];
-        // SAFETY: see above; rows and question have `dim` numbers.
-        let scores = unsafe { L::four(space.question.as_ptr(), rows, space.dim) };
+        // SAFETY: see above.
+        let scores = unsafe { space.four::<L>(four) };
         for at in 0..taken {
             each(Hit { ordinal: four[at], score: scores[at] });
         }
@@ -161,22 +185,10 @@ unsafe fn score_all<L: Lanes>(space: &Space<'_>, ordinals: &[u32], mut each: imp
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-unsafe fn prefetch_row<L: Lanes>(space: &Space<'_>, ordinal: u32) {
-    // Its first lines: the processor sees by itself that the others follow, and more requests than it can keep in flight hold up
-    // the rest. Measured: four lines give 12 % more questions a second than all, 5 % more than none.
-    let row = &space.vectors[ordinal as usize * space.dim..][..space.dim.min(64)];
+unsafe fn score_one<L: Lanes, S: Space>(space: &S, ordinal: u32) -> Hit {
     // SAFETY: the caller promised the processor.
-    unsafe { prefetch::<L, f32>(row) }
-}
-
-/// # Safety
-/// As for [`Lanes`].
-#[inline(always)]
-unsafe fn prefetch<L: Lanes, T>(of: &[T]) {
-    for at in (0..size_of_val(of)).step_by(64) {
-        // SAFETY: the caller promised the processor; the address is inside the slice.
-        unsafe { L::prefetch(of.as_ptr().cast::<u8>().add(at)) };
-    }
+    let [score, ..] = unsafe { space.four::<L>([ordinal; 4]) };
+    Hit { ordinal, score }
 }
 
 /// Puts a key in its place among the best `ef`, which are fewer or end with a worse one. Says where.
@@ -285,6 +297,7 @@ impl Visited {
 mod tests {
     use super::*;
     use crate::adjacency::Lists;
+    use crate::codes::Coding;
     use crate::exact;
     use crate::lanes::levels;
 
@@ -319,7 +332,7 @@ mod tests {
     #[test]
     fn every_kind_of_register_finds_the_same() {
         let (graph, vectors) = ring(300);
-        let space = Space { vectors: &vectors, dim: 2, question: &[-0.3, 0.9] };
+        let space = Exact { vectors: &vectors, dim: 2, question: &[-0.3, 0.9] };
         let found = levels().into_iter().map(|level| {
             let mut scratch = Scratch::default();
             walk(level, &graph, &space, 9, &mut scratch);
@@ -327,6 +340,28 @@ mod tests {
         });
         let found: Vec<Vec<Key>> = found.collect();
         assert!(found.iter().all(|pool| pool.len() == 9 && *pool == found[0]));
+    }
+
+    #[test]
+    fn every_kind_of_register_walks_alike_by_codes_of_any_length() {
+        for dim in [2, 31, 33, 100, 384] {
+            let vectors = crate::graph::tests::unit_vectors(300, dim, 20, 3);
+            let (graph, _) = ring(300);
+            for coding in [Coding::F16, Coding::Int8] {
+                let bytes = coding.encode(&vectors, dim);
+                let codes = Codes::view(coding, &bytes, 300, dim).unwrap();
+                let found = levels().into_iter().map(|level| {
+                    let mut scratch = Scratch::default();
+                    match codes.asked(&vectors[7 * dim..8 * dim]) {
+                        Asked::F16(space) => walk(level, &graph, &space, 40, &mut scratch),
+                        Asked::Int8(space) => walk(level, &graph, &space, 40, &mut scratch),
+                    }
+                    scratch.pool
+                });
+                let found: Vec<Vec<Key>> = found.collect();
+                assert!(found.iter().all(|pool| pool.len() == 40 && *pool == found[0]), "{coding:?} {dim}");
+            }
+        }
     }
 
     #[test]

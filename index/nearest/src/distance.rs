@@ -1,6 +1,8 @@
 //! The one inner product. Everything that scores - exact search, graph building, graph search - calls it, so
 //! that equal vectors give equal bits everywhere.
 
+use rayon::prelude::*;
+
 use crate::lanes::{Lanes, Level, on_level, tile};
 
 /// Inner product of two vectors of equal length; the shorter length counts when they differ.
@@ -18,8 +20,18 @@ on_level! { fn dot_on(a: &[f32], b: &[f32]) -> f32 = dot_of }
 #[inline(always)]
 unsafe fn dot_of<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
     // SAFETY: the caller promised the processor; the shorter of the two is read.
-    let [[product]] = unsafe { tile::<L, 1, 1>([a.as_ptr()], [b.as_ptr()], a.len().min(b.len())) };
+    let [[product]] = unsafe { tile::<L, f32, 1, 1>([a.as_ptr()], [b.as_ptr()], a.len().min(b.len())) };
     product
+}
+
+/// The first of vectors (N, D) that is not finite, or whose length is off from 1 by more than `tolerance`, a small number. Runs on
+/// all threads of rayon's pool.
+pub fn not_of_length_one(vectors: &[f32], dim: usize, tolerance: f32) -> Option<usize> {
+    let level = Level::best();
+    vectors.par_chunks_exact(dim.max(1)).position_first(|vector| {
+        let squared = dot_on(level, vector, vector);
+        !squared.is_finite() || (squared - 1.0).abs() > 2.0 * tolerance
+    })
 }
 
 /// Scales a vector to length one in place. Says why not when a value is not finite or the length is off by more than

@@ -6,10 +6,12 @@
 //! nothing else open: so AVX-512, AVX2, NEON (which the compiler uses wherever it compiles for ARM) and plain code agree to the
 //! bit. On an x86-64 processor without FMA, of before 2013, each fused step is a slow library call.
 
+mod codes;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use codes::{Element, F16};
 pub(crate) use plain::Plain;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512};
@@ -28,6 +30,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn zero() -> Self::Block;
     /// Reads 32 numbers.
     unsafe fn load(from: *const f32) -> Self::Block;
+    /// Reads 32 float16 as the float32 that they are.
+    unsafe fn load_f16(from: *const F16) -> Self::Block;
     /// `a * b + sum` in each lane, rounded once.
     unsafe fn mul_add(a: Self::Block, b: Self::Block, sum: Self::Block) -> Self::Block;
     /// The sum of 32 lanes, folded in halves.
@@ -42,11 +46,11 @@ pub(crate) trait Lanes: Copy {
     unsafe fn prefetch(address: *const u8);
     /// Products of one vector with four: each of `dim` numbers.
     #[inline(always)]
-    unsafe fn four(one: *const f32, four: [*const f32; 4], dim: usize) -> [f32; 4] {
+    unsafe fn four<E: Element>(one: *const f32, four: [*const E; 4], dim: usize) -> [f32; 4] {
         // SAFETY: what the caller promised.
         unsafe {
-            let [[a, b]] = tile::<Self, 1, 2>([one], [four[0], four[1]], dim);
-            let [[c, d]] = tile::<Self, 1, 2>([one], [four[2], four[3]], dim);
+            let [[a, b]] = tile::<Self, E, 1, 2>([one], [four[0], four[1]], dim);
+            let [[c, d]] = tile::<Self, E, 1, 2>([one], [four[2], four[3]], dim);
             [a, b, c, d]
         }
     }
@@ -56,6 +60,19 @@ pub(crate) trait Lanes: Copy {
         // SAFETY: what the caller promised.
         unsafe { [Self::four(two[0], four, dim), Self::four(two[1], four, dim)] }
     }
+    /// Products of a question's codes with those of four rows: each of `len` codes, a multiple of 64. The caller sees to it that
+    /// no sum overflows. Whole numbers add up to the same in any order.
+    #[inline(always)]
+    unsafe fn four_int8(question: *const i16, rows: [*const i8; 4], len: usize) -> [i32; 4] {
+        let mut sums = [0i32; 4];
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            for at in 0..len {
+                // SAFETY: the caller promised `len` codes.
+                *sum += unsafe { i32::from(*row.add(at)) * i32::from(*question.add(at)) };
+            }
+        }
+        sums
+    }
 }
 
 /// Products of each of Q vectors with each of P, all of `dim` numbers.
@@ -63,9 +80,9 @@ pub(crate) trait Lanes: Copy {
 /// # Safety
 /// As for [`Lanes`]; every pointer leads to `dim` numbers.
 #[inline(always)]
-pub(crate) unsafe fn tile<L: Lanes, const Q: usize, const P: usize>(
+pub(crate) unsafe fn tile<L: Lanes, E: Element, const Q: usize, const P: usize>(
     left: [*const f32; Q],
-    right: [*const f32; P],
+    right: [*const E; P],
     dim: usize,
 ) -> [[f32; P]; Q] {
     // SAFETY: the caller promised the processor and `dim` numbers behind each pointer; no index reaches `dim`.
@@ -77,7 +94,7 @@ pub(crate) unsafe fn tile<L: Lanes, const Q: usize, const P: usize>(
             // No closures around registers: a closure is compiled for a processor that may not have them.
             let mut blocks = [L::zero(); P];
             for (block, pointer) in blocks.iter_mut().zip(right) {
-                *block = L::load(pointer.add(at));
+                *block = E::load::<L>(pointer.add(at));
             }
             for (sums, pointer) in sums.iter_mut().zip(left) {
                 let left = L::load(pointer.add(at));
@@ -111,11 +128,11 @@ pub(crate) unsafe fn tile<L: Lanes, const Q: usize, const P: usize>(
 /// # Safety
 /// Both pointers lead to `dim` numbers.
 #[inline(always)]
-unsafe fn tail(left: *const f32, right: *const f32, from: usize, dim: usize) -> f32 {
+unsafe fn tail<E: Element>(left: *const f32, right: *const E, from: usize, dim: usize) -> f32 {
     let mut sum = 0f32;
     for at in from..dim {
         // SAFETY: `at` is below `dim`.
-        sum = unsafe { (*left.add(at)).mul_add(*right.add(at), sum) };
+        sum = unsafe { (*left.add(at)).mul_add((*right.add(at)).value(), sum) };
     }
     sum + 0.0
 }
@@ -123,10 +140,10 @@ unsafe fn tail(left: *const f32, right: *const f32, from: usize, dim: usize) -> 
 /// Which registers a processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// 16 lanes.
+    /// 16 lanes: AVX-512 with its instructions on words (BW), which only Xeon Phi lacks.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// 8 lanes.
+    /// 8 lanes: AVX2 with FMA and F16C, which came together.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// What the compiler makes of plain code: NEON on ARM.
@@ -139,10 +156,11 @@ impl Level {
     pub(crate) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512f") {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") && has!("avx512bw") {
                 return Level::Avx512;
             }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            if has!("avx2") && has!("fma") && has!("f16c") {
                 return Level::Avx2;
             }
         }
@@ -150,35 +168,36 @@ impl Level {
     }
 }
 
-/// Defines `$name`, which runs the generic function `$body` compiled for the registers of a [`Level`].
+/// Defines `$name`, which runs the generic function `$body` compiled for the registers of a [`Level`]. Both may have one more
+/// parameter.
 macro_rules! on_level {
-    ($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? = $body:ident) => {
+    ($(#[$doc:meta])* $visible:vis fn $name:ident$(<$generic:ident: $bound:path>)?($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? = $body:ident) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
-        $visible fn $name(level: $crate::lanes::Level, $($argument: $type),*) $(-> $output)? {
+        $visible fn $name$(<$generic: $bound>)?(level: $crate::lanes::Level, $($argument: $type),*) $(-> $output)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f")]
+            #[target_feature(enable = "avx512f,avx512bw")]
             #[allow(clippy::too_many_arguments)]
-            unsafe fn avx512($($argument: $type),*) $(-> $output)? {
+            unsafe fn avx512$(<$generic: $bound>)?($($argument: $type),*) $(-> $output)? {
                 // SAFETY: this function runs only where the processor has the registers.
-                unsafe { $body::<$crate::lanes::Avx512>($($argument),*) }
+                unsafe { $body::<$crate::lanes::Avx512 $(, $generic)?>($($argument),*) }
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             #[allow(clippy::too_many_arguments)]
-            unsafe fn avx2($($argument: $type),*) $(-> $output)? {
+            unsafe fn avx2$(<$generic: $bound>)?($($argument: $type),*) $(-> $output)? {
                 // SAFETY: this function runs only where the processor has the registers.
-                unsafe { $body::<$crate::lanes::Avx2>($($argument),*) }
+                unsafe { $body::<$crate::lanes::Avx2 $(, $generic)?>($($argument),*) }
             }
             match level {
                 // SAFETY: a level is only ever one that the processor was asked for.
                 #[cfg(target_arch = "x86_64")]
-                $crate::lanes::Level::Avx512 => unsafe { avx512($($argument),*) },
+                $crate::lanes::Level::Avx512 => unsafe { avx512$(::<$generic>)?($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::lanes::Level::Avx2 => unsafe { avx2($($argument),*) },
+                $crate::lanes::Level::Avx2 => unsafe { avx2$(::<$generic>)?($($argument),*) },
                 // SAFETY: plain code runs everywhere.
-                $crate::lanes::Level::Plain => unsafe { $body::<$crate::lanes::Plain>($($argument),*) },
+                $crate::lanes::Level::Plain => unsafe { $body::<$crate::lanes::Plain $(, $generic)?>($($argument),*) },
             }
         }
     };
@@ -215,7 +234,7 @@ mod tests {
         unsafe {
             let mut found = L::eight(two, four, dim).concat();
             found.extend(L::four(two[1], four, dim));
-            found.extend(tile::<L, 1, 1>([two[0]], [four[3]], dim)[0]);
+            found.extend(tile::<L, f32, 1, 1>([two[0]], [four[3]], dim)[0]);
             found
         }
     }

@@ -3,15 +3,39 @@
 use rayon::prelude::*;
 
 use crate::adjacency::FlatGraph;
+use crate::codes::Codes;
 use crate::exact::{self, Hit};
 
 /// Neighbours that the recall is measured on.
 const AT: usize = 10;
 
-/// Share of the 10 nearest other passages (all others where there are fewer) that the graph finds with a beam of `ef`, mean
-/// over `probes` stored vectors (N, D) taken at equal distances in their order; and how many probes those were, at most N.
-/// A passage as near as the last of the exact ones counts as found. 1 where there are no others.
+/// What [`recall_with`] finds of the graph over the vectors themselves.
 pub fn recall(graph: &FlatGraph, vectors: &[f32], dim: usize, probes: usize, ef: usize) -> (f32, usize) {
+    recall_with(vectors, dim, probes, |question, k| graph.search(vectors, dim, question, k, ef))
+}
+
+/// The same of a walk by codes whose hits are scored again.
+pub fn recall_of_codes(
+    graph: &FlatGraph,
+    codes: &Codes<'_>,
+    vectors: &[f32],
+    dim: usize,
+    probes: usize,
+    ef: usize,
+) -> (f32, usize) {
+    let known = &vectors[..graph.nodes() * dim];
+    recall_with(known, dim, probes, |question, k| graph.search_codes_where(codes, known, question, k, ef, |_| true).0)
+}
+
+/// Share of the 10 nearest other passages (all others where there are fewer) that a search for the `k`
+/// nearest finds, mean over `probes` stored vectors (N, D) taken at equal distances in their order; and how many probes those were, at most N.
+/// A passage as near as the last of the exact ones counts as found. 1 where there are no others.
+fn recall_with(
+    vectors: &[f32],
+    dim: usize,
+    probes: usize,
+    search: impl Fn(&[f32], usize) -> Vec<Hit> + Sync,
+) -> (f32, usize) {
     let n = vectors.len().checked_div(dim).unwrap_or(0);
     let probes = probes.clamp(1, n.max(1));
     // The probe itself is its own nearest: one more is asked for, and it is not counted.
@@ -33,7 +57,7 @@ pub fn recall(graph: &FlatGraph, vectors: &[f32], dim: usize, probes: usize, ef:
                 hits
             };
             let truth = others(truth);
-            let found = others(graph.search(vectors, dim, question, k, ef));
+            let found = others(search(question, k));
             let worst = truth.last().map_or(f32::NEG_INFINITY, |hit| hit.score);
             found.iter().filter(|hit| hit.score >= worst).count() as f64 / truth.len() as f64
         })

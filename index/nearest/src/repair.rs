@@ -16,7 +16,7 @@ use crate::shape::{leads_elsewhere, nearest_first};
 pub fn repair(graph: &FlatGraph, vectors: &[f32], dim: usize, links: usize) -> FlatGraph {
     let lists: Vec<Vec<u32>> =
         (0..graph.nodes() as u32).into_par_iter().map(|node| mended(graph, vectors, dim, node, links)).collect();
-    let base = Base::new(lists.iter().map(Vec::as_slice)).unwrap_or_else(|| graph.base.clone());
+    let base = Base::new(lists.len(), |node| &lists[node]).unwrap_or_else(|| graph.base.clone());
     FlatGraph { entry: graph.entry, base, upper: graph.upper.clone() }
 }
 

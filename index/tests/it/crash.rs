@@ -69,6 +69,11 @@ pub fn perform(work: &str, dir: &Path) {
             crate::changing::delete(&Corpus::open(dir).unwrap(), ordinals);
         }
         Some(("compact", _)) => drop(crate::past::compact(&Corpus::open(dir).unwrap())),
+        Some(("derive", name)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            let vectors = Vectors::ALL.into_iter().find(|vectors| vectors.name() == name).unwrap();
+            corpus.derive(&corpus.lock("a test").unwrap(), vectors).unwrap();
+        }
         Some(("gc", _)) => {
             let corpus = Corpus::open(dir).unwrap();
             let lock = corpus.lock("a test").unwrap();

@@ -226,6 +226,11 @@ mod cuts {
     }
 
     #[test]
+    fn a_cut_while_files_of_vectors_are_derived_changes_nothing_that_is_searched() {
+        cut_everywhere("derive int8", |dir| with_generations(dir, &[1, 2]));
+    }
+
+    #[test]
     fn a_cut_during_a_protection_changes_nothing_that_is_searched() {
         cut_everywhere("protect 1", |dir| with_generations(dir, &[1, 2]));
     }

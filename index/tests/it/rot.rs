@@ -28,6 +28,7 @@ fn rich_index(dir: &Path) {
     let lock = corpus.lock("a test").unwrap();
     corpus.protect(&lock, 1, "base").unwrap();
     corpus.lexical(Keep::Under(&lock)).unwrap();
+    corpus.derive(&lock, Vectors::Int8).unwrap();
     let mut writer = corpus.begin(&lock, &encoder("third"), DIM).unwrap();
     let fragment = writer.pending()[0];
     writer.write(&fragment, rows(&fragment, DIM, &vectors(N, DIM, 3))).unwrap();

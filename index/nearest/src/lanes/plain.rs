@@ -1,6 +1,6 @@
 //! No registers named: the compiler uses what every processor of its target has.
 
-use super::{LANES, Lanes};
+use super::{Element, F16, LANES, Lanes};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Plain;
@@ -17,6 +17,13 @@ impl Lanes for Plain {
     unsafe fn load(from: *const f32) -> Self::Block {
         // SAFETY: the caller promised 32 numbers; an array of them needs no more alignment than one.
         unsafe { *from.cast() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const F16) -> Self::Block {
+        // SAFETY: as above.
+        let halves: [F16; LANES] = unsafe { *from.cast() };
+        halves.map(F16::value)
     }
 
     #[inline(always)]

@@ -1,8 +1,8 @@
-//! AVX-512 and AVX2 with FMA.
+//! AVX-512, and AVX2 with FMA and F16C.
 
 use std::arch::x86_64::*;
 
-use super::{Lanes, tile};
+use super::{Element, F16, Lanes, tile};
 
 /// Two registers of 16 lanes a block.
 #[derive(Clone, Copy)]
@@ -25,6 +25,14 @@ impl Lanes for Avx512 {
     unsafe fn load(from: *const f32) -> Self::Block {
         // SAFETY: the caller promised 32 numbers.
         unsafe { [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const F16) -> Self::Block {
+        // SAFETY: the caller promised 32 numbers.
+        unsafe {
+            [_mm512_cvtph_ps(_mm256_loadu_si256(from.cast())), _mm512_cvtph_ps(_mm256_loadu_si256(from.add(16).cast()))]
+        }
     }
 
     #[inline(always)]
@@ -71,16 +79,36 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn four(one: *const f32, four: [*const f32; 4], dim: usize) -> [f32; 4] {
+    unsafe fn four<E: Element>(one: *const f32, four: [*const E; 4], dim: usize) -> [f32; 4] {
         // SAFETY: what the caller promised.
-        let [products] = unsafe { tile::<Self, 1, 4>([one], four, dim) };
+        let [products] = unsafe { tile::<Self, E, 1, 4>([one], four, dim) };
         products
     }
 
     #[inline(always)]
     unsafe fn eight(two: [*const f32; 2], four: [*const f32; 4], dim: usize) -> [[f32; 4]; 2] {
         // SAFETY: what the caller promised.
-        unsafe { tile::<Self, 2, 4>(two, four, dim) }
+        unsafe { tile::<Self, f32, 2, 4>(two, four, dim) }
+    }
+
+    #[inline(always)]
+    unsafe fn four_int8(question: *const i16, rows: [*const i8; 4], len: usize) -> [i32; 4] {
+        // SAFETY: see above; every pointer leads to `len` codes.
+        unsafe {
+            let mut sums = [_mm512_setzero_si512(); 4];
+            for at in (0..len).step_by(32) {
+                let question = _mm512_loadu_si512(question.add(at).cast());
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    let codes = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row.add(at).cast()));
+                    *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(codes, question));
+                }
+            }
+            let mut halves = [_mm256_setzero_si256(); 4];
+            for (half, sum) in halves.iter_mut().zip(sums) {
+                *half = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+            }
+            fold4_int8(halves)
+        }
     }
 }
 
@@ -102,6 +130,19 @@ impl Lanes for Avx2 {
                 _mm256_loadu_ps(from.add(8)),
                 _mm256_loadu_ps(from.add(16)),
                 _mm256_loadu_ps(from.add(24)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const F16) -> Self::Block {
+        // SAFETY: the caller promised 32 numbers.
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(24).cast())),
             ]
         }
     }
@@ -132,6 +173,39 @@ impl Lanes for Avx2 {
     unsafe fn prefetch(address: *const u8) {
         // SAFETY: asking for a line is a hint that cannot fault.
         unsafe { _mm_prefetch(address.cast(), _MM_HINT_T0) }
+    }
+
+    #[inline(always)]
+    unsafe fn four_int8(question: *const i16, rows: [*const i8; 4], len: usize) -> [i32; 4] {
+        // SAFETY: see above; every pointer leads to `len` codes.
+        unsafe {
+            let mut sums = [_mm256_setzero_si256(); 4];
+            for at in (0..len).step_by(16) {
+                let question = _mm256_loadu_si256(question.add(at).cast());
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(row.add(at).cast()));
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(codes, question));
+                }
+            }
+            fold4_int8(sums)
+        }
+    }
+}
+
+/// The sums of four times 8 lanes.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn fold4_int8(sums: [__m256i; 4]) -> [i32; 4] {
+    // SAFETY: the caller's processor has AVX2.
+    unsafe {
+        let (ab, cd) = (_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+        let abcd = _mm256_hadd_epi32(ab, cd);
+        let four = _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
+        let mut out = [0i32; 4];
+        _mm_storeu_si128(out.as_mut_ptr().cast(), four);
+        out
     }
 }
 
