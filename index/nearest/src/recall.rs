@@ -9,7 +9,9 @@ use crate::exact::{self, Hit};
 /// Neighbours that the recall is measured on.
 const AT: usize = 10;
 
-/// What [`recall_with`] finds of the graph over the vectors themselves.
+/// Share of the 10 nearest other passages (all others where there are fewer) that the graph finds with a beam of `ef`, mean
+/// over `probes` stored vectors (N, D) taken at equal distances in their order; and how many probes those were, at most N.
+/// A passage as near as the last of the exact ones counts as found. 1 where there are no others.
 pub fn recall(graph: &FlatGraph, vectors: &[f32], dim: usize, probes: usize, ef: usize) -> (f32, usize) {
     recall_with(vectors, dim, probes, |question, k| graph.search(vectors, dim, question, k, ef))
 }
@@ -27,9 +29,7 @@ pub fn recall_of_codes(
     recall_with(known, dim, probes, |question, k| graph.search_codes_where(codes, known, question, k, ef, |_| true).0)
 }
 
-/// Share of the 10 nearest other passages (all others where there are fewer) that a search for the `k`
-/// nearest finds, mean over `probes` stored vectors (N, D) taken at equal distances in their order; and how many probes those were, at most N.
-/// A passage as near as the last of the exact ones counts as found. 1 where there are no others.
+/// The same of any search for the `k` nearest of a question.
 fn recall_with(
     vectors: &[f32],
     dim: usize,
