@@ -136,6 +136,27 @@ pub(super) fn every_layer_and_its_gradients_equal_pytorch() {
 }
 
 #[test]
+fn gradients_that_round_away_beside_others_count_as_none_and_small_ones_by_themselves_do_not() {
+    let (x, weight) = (noise(1, &[3, 5]), noise(2, &[7, 5]));
+    let gradient = |dy: [f32; 3]| {
+        let x = Var::from_tensor(&x).unwrap();
+        let y = linear_log_prob(&x, &weight, &Tensor::new(&[1u32, 4, 6], &Device::Cpu).unwrap(), None).unwrap();
+        let dy = Tensor::new(&dy, &Device::Cpu).unwrap();
+        let grads = (y * dy).unwrap().sum_all().unwrap().backward().unwrap();
+        grads.get(&x).unwrap().to_vec2::<f32>().unwrap()
+    };
+    let (whole, mixed, tiny) =
+        (gradient([1.0, 1.0, 1.0]), gradient([1.0, 1e-13, 1e-9]), gradient([1e-20, 1e-21, 1e-31]));
+    assert_eq!(mixed[0], whole[0]);
+    assert_eq!(mixed[1], [0.0; 5], "below a billionth of a thousandth of the first");
+    for (of, row, scale) in [(&mixed, 2, 1e-9), (&tiny, 0, 1e-20), (&tiny, 1, 1e-21), (&tiny, 2, 1e-31)] {
+        for (found, one) in of[row].iter().zip(&whole[row]) {
+            assert!((found / scale - one).abs() <= 1e-5 * one.abs().max(1e-3), "{found} for {one} times {scale}");
+        }
+    }
+}
+
+#[test]
 pub(super) fn rotary_embedding_equals_pytorch_for_whole_and_part_of_a_head() {
     let all = golden();
     for (name, heads) in [("rope", 3), ("rope_part", 2)] {
