@@ -199,7 +199,7 @@ fn journals_of_any_content_are_taken_up_or_discarded() {
 }
 
 /// `{"blake3": .., "content": ..}` with the checksum of FORMAT.md, computed here from its description.
-fn sealed(content: &Value) -> String {
+pub(crate) fn sealed(content: &Value) -> String {
     fn canonical(value: &Value, text: &mut String) {
         match value {
             Value::Object(fields) => {

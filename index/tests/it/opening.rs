@@ -11,6 +11,7 @@ use ragtune_index::*;
 use serde_json::{Value, json};
 
 use crate::common::*;
+use crate::fuzz::sealed;
 
 const DIM: usize = 384;
 const LINKS: usize = 32;
@@ -76,10 +77,7 @@ fn make(dir: &Path, n: usize) {
         },
         "graph_blake3": blake3::hash(&graph).to_hex().as_str(),
     });
-    let mut text = String::new();
-    canonical(&content, &mut text);
-    let sealed = json!({ "blake3": blake3::hash(text.as_bytes()).to_hex().as_str(), "content": content });
-    fs::write(sidecar.join("MANIFEST.json"), sealed.to_string()).unwrap();
+    fs::write(sidecar.join("MANIFEST.json"), sealed(&content)).unwrap();
 }
 
 /// Links to anywhere, in one layer.
@@ -92,31 +90,4 @@ fn graph(n: usize) -> Vec<u8> {
     let checksum = blake3::hash(&bytes);
     bytes.extend_from_slice(checksum.as_bytes());
     bytes
-}
-
-/// What a sealed file's checksum is over.
-fn canonical(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_by_key(|(key, _)| *key);
-            text.push('{');
-            for (key, value) in fields {
-                text.push_str(&Value::String(key.clone()).to_string());
-                text.push(':');
-                canonical(value, text);
-                text.push(',');
-            }
-            text.push('}');
-        }
-        Value::Array(items) => {
-            text.push('[');
-            for item in items {
-                canonical(item, text);
-                text.push(',');
-            }
-            text.push(']');
-        }
-        other => text.push_str(&other.to_string()),
-    }
 }
