@@ -17,7 +17,7 @@ use crate::lock::WriterLock;
 use crate::manifest::{GraphInfo, belongs_to};
 use crate::mapped::{CodeBytes, Floats, Mapped};
 use crate::survey::Known;
-use crate::vectors::{CodesInfo, DerivedVectors, Held, Vectors};
+use crate::vectors::{CodesInfo, DerivedVectors, Held, NO_FILE, Vectors};
 
 /// The files there may be: name, what is in it, what it is held as.
 pub(crate) const FILES: [(&str, Kind, Vectors); 3] = [
@@ -90,9 +90,9 @@ impl<'a> Place<'a> {
 
     /// A file that fits, mapped; its rows are not verified yet.
     fn map(&self, kind: Kind) -> Result<(VectorFile, Mapped), String> {
-        let path = self.path(kind).ok_or("there was none")?;
+        let path = self.path(kind).ok_or(NO_FILE)?;
         Mapped::open(&path, self.wanted(kind)).map_err(|what| match what.as_str() {
-            "there was none" => what,
+            NO_FILE => what,
             _ => format!("`{}`: {what}", file_of(kind)),
         })
     }

@@ -90,6 +90,6 @@ pub use ragtune_nearest::{Allowed, GraphParams, Hit};
 pub use search::{Search, Trust};
 pub use stats::Stats;
 pub use survey::GenerationInfo;
-pub use vectors::{CodesInfo, DerivedVectors, Held, Vectors};
+pub use vectors::{CodesInfo, DerivedVectors, Held, NO_FILE, Vectors};
 pub use versions::VersionInfo;
 pub use writer::GenerationWriter;

@@ -12,6 +12,8 @@ use std::path::Path;
 use memmap2::Mmap;
 use ragtune_nearest::{Aligned, VectorFile, Wanted};
 
+use crate::vectors::NO_FILE;
+
 /// The rows of a file behind its header, read-only.
 #[derive(Debug)]
 pub(crate) struct Mapped(Mmap);
@@ -40,7 +42,7 @@ pub(crate) fn header(path: &Path) -> Result<VectorFile, String> {
 
 fn read_header(path: &Path) -> Result<(VectorFile, File), String> {
     let unreadable = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => "there was none".to_string(),
+        std::io::ErrorKind::NotFound => NO_FILE.to_string(),
         _ => format!("it cannot be read: {error}"),
     };
     let mut file = File::open(path).map_err(unreadable)?;

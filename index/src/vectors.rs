@@ -40,12 +40,15 @@ impl Vectors {
     }
 }
 
+/// What is said of a file that had to be made because there was none.
+pub const NO_FILE: &str = "there was none";
+
 /// How the vectors of an opened generation are held, and what was done for it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Held {
     /// As what; codes are held only where there is a graph to walk through.
     pub vectors: Vectors,
-    /// Why files were made just now, one line each; empty where all were there.
+    /// Why files were made just now, one line each, [`NO_FILE`] or what was wrong with the old one; empty where all were there.
     pub made: Vec<String>,
     /// Why what was made was not written, where that is so.
     pub not_kept: Option<String>,

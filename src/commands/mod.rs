@@ -101,9 +101,13 @@ fn announce_graph(generation: &Generation, search: Search) {
     }
 }
 
-/// Says where files of vectors had to be derived and could not be kept: the next command derives them again.
+/// Says which files of vectors were found unfit and derived anew, and where they could not be kept: the next command derives them
+/// again. That there was none yet is nothing to tell.
 fn announce_vectors(generation: &Generation) {
     let held = generation.held();
+    for why in held.made.iter().filter(|why| *why != ragtune_index::NO_FILE) {
+        eprintln!("warning: {why}; it was derived anew from the vectors");
+    }
     if let Some(why) = &held.not_kept {
         eprintln!(
             "warning: the vectors were held as `{}` for this command only, the files for it could not be kept: {why}",

@@ -72,6 +72,22 @@ fn a_build_derives_files_where_asked_and_finds_them_again() {
 }
 
 #[test]
+fn a_damaged_file_is_derived_anew_and_that_is_said() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let expected = found(&index, &["--vectors", "int8"]).stdout;
+    let sidecar = std::fs::read_dir(index.join("generations")).unwrap().flatten().find(|one| one.path().is_dir());
+    let file = sidecar.unwrap().path().join("vectors-int8.bin");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let ran = found(&index, &["--vectors", "int8"]);
+    assert_eq!(ran.stdout, expected);
+    assert!(ran.stderr.contains("`vectors-int8.bin`: its checksum") && ran.stderr.contains("anew"), "{}", ran.stderr);
+    assert_eq!(found(&index, &["--vectors", "int8"]).stderr, "");
+}
+
+#[test]
 fn a_writer_elsewhere_keeps_them_in_memory_and_that_is_said() {
     let folder = folder();
     let index = index_copy(folder.path());
