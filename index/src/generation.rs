@@ -1,5 +1,5 @@
-//! A generation that can be searched: all vectors, in memory or mapped, and the graph if it is fit for use. Never changes. `search` is how
-//! it is searched.
+//! A generation that can be searched: all vectors, in memory or mapped, and the graph if it is fit for use. Never changes.
+//! `search` is how it is searched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
