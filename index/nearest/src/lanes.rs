@@ -2,15 +2,19 @@
 //!
 //! A product is 32 partial sums: element `i` goes into sum `i mod 32` by one fused multiply-add, as far as whole blocks of 32
 //! go. The sums are folded in halves (`i` with `i + 16`, then with `i + 8`, down to one), and what follows the last whole block
-//! is added element by element, fused too. Registers of 16 lanes, of 8 or of one follow the same order, and IEEE 754 leaves
-//! nothing else open: so AVX-512, AVX2, NEON (which the compiler uses wherever it compiles for ARM) and plain code agree to the
-//! bit. On an x86-64 processor without FMA, of before 2013, each fused step is a slow library call.
+//! is added element by element, fused too. Registers of 16 lanes, of 8, of 4 or of one follow the same order, and IEEE 754 leaves
+//! nothing else open: so AVX-512, AVX2, NEON and plain code agree to the bit. On an x86-64 processor without FMA, of before 2013,
+//! each fused step is a slow library call.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod codes;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use arm::Neon;
 pub(crate) use codes::{Element, F16};
 pub(crate) use plain::Plain;
 #[cfg(target_arch = "x86_64")]
@@ -146,7 +150,10 @@ pub(crate) enum Level {
     /// 8 lanes: AVX2 with FMA and F16C, which came together.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// What the compiler makes of plain code: NEON on ARM.
+    /// 4 lanes: NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// What the compiler makes of plain code.
     Plain,
 }
 
@@ -163,6 +170,10 @@ impl Level {
             if has!("avx2") && has!("fma") && has!("f16c") {
                 return Level::Avx2;
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Level::Neon;
         }
         Level::Plain
     }
@@ -189,6 +200,13 @@ macro_rules! on_level {
                 // SAFETY: this function runs only where the processor has the registers.
                 unsafe { $body::<$crate::lanes::Avx2 $(, $generic)?>($($argument),*) }
             }
+            #[cfg(target_arch = "aarch64")]
+            #[target_feature(enable = "neon")]
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn neon$(<$generic: $bound>)?($($argument: $type),*) $(-> $output)? {
+                // SAFETY: this function runs only where the processor has the registers.
+                unsafe { $body::<$crate::lanes::Neon $(, $generic)?>($($argument),*) }
+            }
             match level {
                 // SAFETY: a level is only ever one that the processor was asked for.
                 #[cfg(target_arch = "x86_64")]
@@ -196,6 +214,9 @@ macro_rules! on_level {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::lanes::Level::Avx2 => unsafe { avx2$(::<$generic>)?($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "aarch64")]
+                $crate::lanes::Level::Neon => unsafe { neon$(::<$generic>)?($($argument),*) },
                 // SAFETY: plain code runs everywhere.
                 $crate::lanes::Level::Plain => unsafe { $body::<$crate::lanes::Plain $(, $generic)?>($($argument),*) },
             }
