@@ -17,7 +17,7 @@ stop() {
   exit 2
 }
 
-targets=(graph lexical sealed journal)
+targets=(graph vectors lexical sealed journal)
 seconds="${RAGTUNE_FUZZ_SECONDS:-60}"
 # libFuzzer takes no seconds for all of them.
 [[ "$seconds" =~ ^[0-9]{1,7}$ ]] && [ "$((10#$seconds))" -ge ${#targets[@]} ] ||

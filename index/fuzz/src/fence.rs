@@ -5,7 +5,7 @@ use std::slice;
 
 /// Numbers in pages of their own. The page behind them may not be touched.
 pub(crate) struct Fenced {
-    numbers: &'static [f32],
+    numbers: &'static mut [f32],
 }
 
 impl Fenced {
@@ -32,7 +32,18 @@ impl Fenced {
     }
 
     /// The last so many numbers.
-    pub(crate) fn last(&self, count: usize) -> &'static [f32] {
+    pub(crate) fn last(&self, count: usize) -> &[f32] {
         &self.numbers[self.numbers.len() - count..]
+    }
+
+    /// Puts bytes, a multiple of 4, before the fence.
+    pub(crate) fn fill(&mut self, bytes: &[u8]) -> &[u8] {
+        assert!(bytes.len().is_multiple_of(4), "whole numbers");
+        let from = self.numbers.len() - bytes.len() / 4;
+        for (slot, four) in self.numbers[from..].iter_mut().zip(bytes.chunks_exact(4)) {
+            *slot = f32::from_ne_bytes([four[0], four[1], four[2], four[3]]);
+        }
+        // SAFETY: numbers are bytes, any of them; four times as many.
+        unsafe { slice::from_raw_parts(self.numbers[from..].as_ptr().cast(), bytes.len()) }
     }
 }

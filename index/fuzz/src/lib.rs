@@ -47,5 +47,6 @@ pub mod lexical;
 pub mod sealed_files;
 mod seeds;
 mod table;
+pub mod vectors;
 
 pub use seeds::begin;

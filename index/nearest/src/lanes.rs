@@ -71,8 +71,9 @@ pub(crate) trait Lanes: Copy {
         let mut sums = [0i32; 4];
         for (sum, row) in sums.iter_mut().zip(rows) {
             for at in 0..len {
+                // Codes of a damaged file can be -128 and their sum too large: registers go round then, and so does this.
                 // SAFETY: the caller promised `len` codes.
-                *sum += unsafe { i32::from(*row.add(at)) * i32::from(*question.add(at)) };
+                *sum = sum.wrapping_add(unsafe { i32::from(*row.add(at)) * i32::from(*question.add(at)) });
             }
         }
         sums
