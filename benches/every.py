@@ -1,4 +1,5 @@
-"""What each strategy of benches/every.sh did: its losses at the beginning and the end of each stage, quality, cost.
+"""What each strategy of benches/every.sh did: its losses at the beginning and the end of each stage, quality, cost. The questions are
+read three times, so the first and the last third of the steps have the same ones.
 
     python every.py FOLDER
 """
@@ -12,7 +13,7 @@ folder = pathlib.Path(sys.argv[1])
 records = [(path.parent, json.loads(path.read_text())) for path in (folder / "runs").glob("*/record.json")]
 records = [(run, record) for run, record in records if record["status"] == "finished"]
 records.sort(key=lambda one: one[1]["started"])
-print("| strategy | loss of each stage, mean of its first and of its last third | EM | recall@5 | CPU s of training | finite, gradients |")
+print("| strategy | loss of each stage, mean of its first and of its last third, the same questions | EM | recall@5 | CPU s of training | finite, gradients |")
 print("|---|---|---|---|---|---|")
 for run, record in records:
     falls, sound = [], True

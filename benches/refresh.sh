@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What it costs to keep the index true, and what it is worth: one strategy with trained passages on nq-qed (8100 passages), once
-# for every refresh policy, and a table of quality, cost and recall. Needs ../shared and python3. Stopped, the same command goes on.
+# What it costs to keep the index true, and what it is worth: one strategy with trained passages on a real question set, once for
+# every refresh policy, and a table of quality, cost and recall. Needs ../shared and python3. Stopped, the same command goes on.
 #
 #   bash benches/refresh.sh FOLDER
 #
-# From the environment: POLICIES ("full full-reuse background drift rows lazy lazy+full adapter never question"), STRATEGY (joint;
+# From the environment: SET (nq-qed; hotpotqa), CORPUS (that of the set; ../shared/data/wiki50k/corpus.jsonl.gz has the passages of
+# all sets and more), POLICIES ("full full-reuse background drift rows lazy lazy+full adapter never question"), STRATEGY (joint;
 # embedder), STEPS (120), EVERY (40), BATCH (4), TOP_K (4), SEEDS (0), EVAL_LIMIT (200 of 300 questions), LR_ENCODER (2e-5),
-# LR_GENERATOR (2e-4), DEPTH (20) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter,
+# LR_GENERATOR (2e-4), GENERATOR (qa-llama), DEPTH (20) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter,
 # PRECISION (f32; bf16, int8) of passages, SHARED (../shared).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,17 +17,24 @@ shared="${SHARED:-../shared}"
 ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
 policies="${POLICIES:-full full-reuse background drift rows lazy lazy+full adapter never question}"
 mkdir -p "$out"
-data="$shared/data/nq-qed"
+data="$shared/data/${SET:-nq-qed}"
+corpus="${CORPUS:-$data/corpus.jsonl}"
 [ -f "$out/test.jsonl" ] ||
   python3 benches/peers/splits.py --questions "$data/questions_train.jsonl" --held-out "$data/questions_dev.jsonl" --out "$out"
-[ -d "$out/index" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" \
-  --encoder "$shared/models/all-MiniLM-L6-v2" --precision "${PRECISION:-f32}" --out "$out/index"
+if [ ! -d "$out/index" ]; then
+  if [[ "$corpus" == *.gz ]]; then
+    gzip -dc "$corpus" >"$out/corpus.jsonl"
+    corpus="$out/corpus.jsonl"
+  fi
+  "$ragtune" index build --corpus "$corpus" --encoder "$shared/models/all-MiniLM-L6-v2" --precision "${PRECISION:-f32}" --out "$out/index"
+fi
 # Rows are paragraphs; those of policies that were not asked for are left out.
 awk -v wanted=" $policies " 'BEGIN { RS = ""; ORS = "\n\n" }
   !/^\[\[strategies\]\]/ { print; next }
   { match($0, /label = "[^"]*"/); name = substr($0, RSTART + 9, RLENGTH - 10); if (index(wanted, " " name " ")) print }' \
   benches/refresh.toml |
   sed -e "s|@OUT@|$out|g; s|@SHARED@|$shared|g; s|@SEEDS@|${SEEDS:-0}|g; s|@STRATEGY@|${STRATEGY:-joint}|g" \
+    -e "s|@GENERATOR@|${GENERATOR:-$shared/models/qa-llama}|g" \
     -e "s|@STEPS@|${STEPS:-120}|g; s|@EVERY@|${EVERY:-40}|g; s|@BATCH@|${BATCH:-4}|g; s|@TOP_K@|${TOP_K:-4}|g" \
     -e "s|@EVAL_LIMIT@|${EVAL_LIMIT:-200}|g; s|@LR_ENCODER@|${LR_ENCODER:-2e-5}|g; s|@LR_GENERATOR@|${LR_GENERATOR:-2e-4}|g" \
     -e "s|@DEPTH@|${DEPTH:-20}|g; s|@AGE@|${AGE:-10}|g; s|@SAMPLE@|${SAMPLE:-512}|g; s|@TARGET@|${TARGET:-0.95}|g; s|@FIT@|${FIT:-2048}|g" \

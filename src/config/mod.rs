@@ -20,6 +20,9 @@ use crate::pipeline::retriever::{Fusion, Kind, RetrieverSettings, Wanted};
 use crate::strategies::{self, DroSettings, JointObjective, Reader, Recipe, Stage, Strategy};
 use crate::train::refresh::{By, Policy};
 
+/// What has no default.
+const REQUIRED: [&str; 6] = ["strategy", "index", "questions", "eval-questions", "generator", "out"];
+
 /// The resolved settings of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -212,10 +215,20 @@ impl TrainConfig {
     }
 
     fn complete(settings: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+        if let Some(name) = settings.get("strategy").and_then(|name| name.as_str()) {
+            strategies::find(name)?;
+        }
+        // All that is missing at once; serde would name the first.
+        let missing: Vec<String> =
+            REQUIRED.iter().filter(|name| !settings.contains_key(**name)).map(|name| format!("`--{name}`")).collect();
+        if !missing.is_empty() {
+            return Err(Error::new(format!("the training settings lack {}", missing.join(", ")))
+                .hint("give them as flags or in `--config FILE`; `ragtune train --help` says what they are"));
+        }
         let config: Self = serde_json::from_value(serde_json::Value::Object(settings)).map_err(|source| {
-            Error::new("the training settings are not complete or not valid")
+            Error::new("the training settings are not valid")
                 .because(source)
-                .hint("give the missing setting as a flag or in `--config FILE`; `ragtune train --help` lists them all")
+                .hint("`ragtune train --help` lists them all, with their values")
         })?;
         config.check()?;
         Ok(config)

@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod cost;
+pub mod evaluation;
 pub mod files;
 pub mod html;
 pub mod record;

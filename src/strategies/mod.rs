@@ -323,14 +323,32 @@ fn needs_mixture(recipe: &Recipe, strategy: &str) -> Result<()> {
 pub fn find(name: &str) -> Result<&'static Strategy> {
     STRATEGIES.iter().find(|strategy| strategy.name == name).ok_or_else(|| {
         let known: Vec<&str> = STRATEGIES.iter().map(|strategy| strategy.name).collect();
-        Error::new(format!("unknown strategy `{name}`; expected one of {}", known.join(", ")))
-            .hint(format!("for instance `--strategy {}`", known.last().copied().unwrap_or("joint")))
+        // As near as the command line's own suggestions must be.
+        let likeness = |one: &str| strsim::jaro(&name.to_lowercase(), one);
+        let near = known.iter().filter(|one| likeness(one) > 0.7);
+        let nearest = near.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let hint = match nearest {
+            Some(nearest) => format!("did you mean `--strategy {nearest}`?"),
+            None => "`ragtune strategies` says what each of them trains".into(),
+        };
+        Error::new(format!("unknown strategy `{name}`; expected one of {}", known.join(", "))).hint(hint)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_misspelt_name_is_answered_with_the_nearest() {
+        for (typed, meant) in [("jont", "joint"), ("two_phase", "two-phase"), ("DRO", "dro"), ("best", "")] {
+            let hint = find(typed).unwrap_err().find_hint().unwrap_or_default().to_string();
+            match meant {
+                "" => assert!(hint.contains("ragtune strategies"), "{hint}"),
+                meant => assert!(hint.contains(&format!("`--strategy {meant}`")), "{typed}: {hint}"),
+            }
+        }
+    }
 
     #[test]
     fn every_strategy_names_its_source_and_builds_its_stages() {

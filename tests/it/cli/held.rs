@@ -53,6 +53,28 @@ fn the_same_passages_with_the_same_scores_are_found_however_vectors_are_held() {
 }
 
 #[test]
+fn an_evaluation_reads_the_same_passages_however_vectors_are_held() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let scores = |held: &str| {
+        let file = folder.path().join(held);
+        ragtune(&["eval", "--limit", "6", "--top-k", "3", "--vectors", held])
+            .with("--index", &index)
+            .with("--generator", small_generator())
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .with("--scores", &file)
+            .run()
+            .done();
+        std::fs::read_to_string(file).unwrap()
+    };
+    let expected = scores("memory");
+    assert_eq!(expected.lines().count(), 6);
+    for held in ["mapped", "f16", "int8"] {
+        assert_eq!(scores(held), expected, "{held}");
+    }
+}
+
+#[test]
 fn a_build_derives_files_where_asked_and_finds_them_again() {
     let folder = folder();
     let out = folder.path().join("index");
