@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn a_misspelt_name_is_answered_with_the_nearest() {
         for (typed, meant) in [("jont", "joint"), ("two_phase", "two-phase"), ("DRO", "dro"), ("best", "")] {
-            let hint = find(typed).unwrap_err().find_hint().unwrap_or_default().to_string();
+            let hint = find(typed).err().and_then(|error| error.find_hint()).unwrap_or_default();
             match meant {
                 "" => assert!(hint.contains("ragtune strategies"), "{hint}"),
                 meant => assert!(hint.contains(&format!("`--strategy {meant}`")), "{typed}: {hint}"),
