@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use ragtune_nearest::{FlatGraph, GraphParams, Hit, build, decode, dot, encode, recall, repair};
 
-use crate::fence::Fenced;
+use crate::fence::{Fenced, number};
 use crate::input::{Input, bend_bytes, flipped, u32_at, with_checksum};
 
 const MAGIC: &[u8] = b"rtgraph\n";
@@ -16,11 +16,6 @@ const DIMS: [usize; 6] = [1, 3, 8, 16, 19, 33];
 
 static VECTORS: LazyLock<Fenced> = LazyLock::new(|| Fenced::new(MOST * DIMS[5], |at| number(at as u64)));
 static QUESTION: LazyLock<Fenced> = LazyLock::new(|| Fenced::new(DIMS[5], |at| number(at as u64 + 1_000_003)));
-
-/// Few different values, so that scores are often equal.
-fn number(at: u64) -> f32 {
-    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61) as f32 / 4.0 - 0.9
-}
 
 /// Whether the input is a graph; panics where one is not what it should be.
 pub fn check(data: &[u8]) -> bool {

@@ -5,7 +5,7 @@ use std::sync::{LazyLock, Mutex};
 
 use ragtune_nearest::{Codes, Coding, FlatGraph, GraphParams, Kind, VectorFile, Wanted, build, dot, search};
 
-use crate::fence::Fenced;
+use crate::fence::{Fenced, number};
 use crate::input::{Input, bend_bytes, flipped, u32_at, with_checksum};
 
 const MAGIC: &[u8] = b"rtvects\n";
@@ -23,11 +23,6 @@ static QUESTION: LazyLock<Fenced> = LazyLock::new(|| Fenced::new(LONGEST, |at| n
 static ROWS: LazyLock<Mutex<Fenced>> = LazyLock::new(|| Mutex::new(Fenced::new(MOST * (LONGEST + 64), |_| 0.0)));
 /// One of each number of passages.
 static GRAPHS: LazyLock<Vec<FlatGraph>> = LazyLock::new(|| (1..=MOST).map(graph).collect());
-
-/// Few different values, so that scores are often equal.
-fn number(at: u64) -> f32 {
-    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61) as f32 / 4.0 - 0.9
-}
 
 fn graph(n: usize) -> FlatGraph {
     let vectors: Vec<f32> = (0..n).flat_map(|at| [(at as f32).cos(), (at as f32).sin()]).collect();
