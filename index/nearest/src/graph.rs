@@ -107,23 +107,9 @@ pub fn build(vectors: &[f32], dim: usize, params: &GraphParams) -> Result<Built,
     let mut layers = extract(&index, n);
     drop(index);
     layers.base = shape(&layers.base, vectors, dim, params.links);
-    let relinked = link_strays(&mut layers.base, layers.entry, vectors, dim, 2 * params.links);
-    let too_many = || Refused {
-        name: "links of all passages together",
-        value: "more than 4294967295".into(),
-        expected: "fewer passages or fewer links",
-    };
-    let base = Lists::flatten(layers.base.iter().map(Vec::as_slice)).ok_or_else(too_many)?;
-    let upper = layers
-        .upper
-        .into_iter()
-        .map(|layer| {
-            let lists = Lists::flatten(layer.values().map(Vec::as_slice)).ok_or_else(too_many)?;
-            Ok(UpperLayer { nodes: layer.into_keys().collect(), lists })
-        })
-        .collect::<Result<Vec<_>, Refused>>()?;
-    // Ordinals of hnsw_rs are the ones it was given, and lists have its lengths: what is left is that they do not fit.
-    let graph = FlatGraph::new(layers.entry, &base, upper).map_err(|_| too_many())?;
+    let graph = layers.flatten()?;
+    let relinked = link_strays(&mut layers.base, &graph, vectors, dim, 2 * params.links);
+    let graph = if relinked == 0 { graph } else { layers.flatten()? };
     Ok(Built { graph, relinked })
 }
 
@@ -142,6 +128,23 @@ struct Layers {
     entry: u32,
     base: Vec<Vec<u32>>,
     upper: Vec<BTreeMap<u32, Vec<u32>>>,
+}
+
+impl Layers {
+    fn flatten(&self) -> Result<FlatGraph, Refused> {
+        let too_many = || Refused {
+            name: "links of all passages together",
+            value: "more than 4294967295".into(),
+            expected: "fewer passages or fewer links",
+        };
+        let base = Lists::flatten(self.base.iter().map(Vec::as_slice)).ok_or_else(too_many)?;
+        let upper = self.upper.iter().map(|layer| {
+            let lists = Lists::flatten(layer.values().map(Vec::as_slice)).ok_or_else(too_many)?;
+            Ok(UpperLayer { nodes: layer.keys().copied().collect(), lists })
+        });
+        // Ordinals of hnsw_rs are the ones it was given, and lists have its lengths: what is left is that they do not fit.
+        FlatGraph::new(self.entry, &base, upper.collect::<Result<_, Refused>>()?).map_err(|_| too_many())
+    }
 }
 
 /// Takes the links of every layer out of the index.
@@ -231,6 +234,23 @@ pub(crate) mod tests {
         let built = build(&vectors, dim, &GraphParams { links: 4, ..GraphParams::default() }).unwrap();
         assert_eq!(built.graph.unreachable(), 0, "{} relinked", built.relinked);
         assert_eq!(built.graph.search(&vectors, dim, &first, 300, 64).len(), 300);
+    }
+
+    #[test]
+    fn kinds_of_passages_that_close_into_islands_are_linked() {
+        // More passages of a kind than the beam is wide: all that an insertion sees are of its own kind.
+        let (dim, kinds, of_a_kind) = (16, 40, 60);
+        let centres = unit_vectors(kinds, dim, kinds, 3);
+        let mut vectors: Vec<f32> = centres.repeat(of_a_kind);
+        let noise = unit_vectors(kinds * of_a_kind, dim, kinds * of_a_kind, 4);
+        vectors.iter_mut().zip(&noise).for_each(|(value, noise)| *value += 0.02 * noise);
+        vectors.chunks_exact_mut(dim).for_each(|vector| crate::normalize(vector, 1.0).unwrap());
+        let params = GraphParams { links: 4, ef_construction: 8, ..GraphParams::default() };
+        let built = build(&vectors, dim, &params).unwrap();
+        assert!(built.relinked > 0, "no island, nothing tested");
+        assert_eq!(built.graph.unreachable(), 0);
+        let (found, _) = crate::recall(&built.graph, &vectors, dim, 200, 256);
+        assert!(found > 0.9, "{found} of {} relinked", built.relinked);
     }
 
     #[test]
