@@ -41,7 +41,9 @@ fn killed_training_resumes_to_the_same_bits_over_a_sound_index() {
         assert_eq!(contents(&index).as_ref(), Some(&found), "{context}: mending changed what is there");
         let started = out.join("config.toml").exists();
         early += u32::from(!started);
-        if started && json(&out.join("record.json"))["status"] == "finished" {
+        // Settings are written before the record is.
+        let record = out.join("record.json");
+        if record.exists() && json(&record)["status"] == "finished" {
             resume(&out).run().refused(&["finished"]);
         } else {
             (if started { resume(&out) } else { run() }).run().done();
