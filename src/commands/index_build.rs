@@ -80,6 +80,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     derive(args, &corpus, &lock, &ledger)?;
     let note = note(args, name, embedded.passages, embedded.truncated, &ledger)?;
     embedded.generation.record(BUILD_NOTE, &serde_json::to_value(&note)?)?;
+    super::poor_graph::announce(&embedded.generation);
     if args.json {
         print_json(&super::index_stats::gather(&args.out)?)?;
     } else {

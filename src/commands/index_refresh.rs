@@ -86,6 +86,7 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
         write_seconds: seconds(Phase::Write),
         graph_seconds: seconds(Phase::Graph),
     };
+    super::poor_graph::announce(generation);
     if args.json {
         return print_json(&report).map(|()| 0);
     }

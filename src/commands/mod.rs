@@ -31,6 +31,7 @@ mod index_search;
 mod index_stats;
 mod index_versions;
 mod inspect;
+mod poor_graph;
 mod strategies;
 mod train;
 mod training;

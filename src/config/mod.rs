@@ -218,14 +218,14 @@ impl TrainConfig {
         if let Some(name) = settings.get("strategy").and_then(|name| name.as_str()) {
             strategies::find(name)?;
         }
-        // All that is missing at once; serde would name the first.
         let missing: Vec<String> =
-            REQUIRED.iter().filter(|name| !settings.contains_key(**name)).map(|name| format!("`--{name}`")).collect();
-        if !missing.is_empty() {
-            return Err(Error::new(format!("the training settings lack {}", missing.join(", ")))
-                .hint("give them as flags or in `--config FILE`; `ragtune train --help` says what they are"));
-        }
+            REQUIRED.iter().filter(|name| !settings.contains_key(**name)).map(|name| format!("`{name}`")).collect();
         let config: Self = serde_json::from_value(serde_json::Value::Object(settings)).map_err(|source| {
+            // An unknown key comes first: it may be a missing one, misspelt. Of what is missing serde names the first only.
+            if source.to_string().starts_with("missing field") && !missing.is_empty() {
+                return Error::new(format!("the training settings lack {}", missing.join(", ")))
+                    .hint("give them as flags or in `--config FILE`; `ragtune train --help` says what they are");
+            }
             Error::new("the training settings are not valid")
                 .because(source)
                 .hint("`ragtune train --help` lists them all, with their values")

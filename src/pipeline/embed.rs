@@ -30,6 +30,8 @@ pub struct Embedded {
     pub generation: Generation,
     /// Passages embedded now (fewer than the corpus when an interrupted refresh was resumed).
     pub passages: u64,
+    /// Passages that an interrupted process had embedded with the same weights.
+    pub taken_over: u64,
     /// Passages cut to the encoder's maximum length.
     pub truncated: u64,
 }
@@ -97,7 +99,7 @@ pub fn embed_corpus_by(
         }));
     })?;
     drop(open);
-    Ok(Embedded { generation, passages, truncated })
+    Ok(Embedded { generation, passages, taken_over: already, truncated })
 }
 
 /// Embeds some passages, given by ordinal, with the encoder's present weights: (N, D) row-major in their order. Charges `embed`.

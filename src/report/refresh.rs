@@ -35,6 +35,8 @@ pub struct RefreshRecord {
     pub generation: u32,
     /// Passages embedded for it, those that only measured included.
     pub passages: u64,
+    /// How many of these an interrupted process had embedded already: their seconds are on no bill.
+    pub taken_over: u64,
     /// Passages embedded within the steps since the one before, to rank candidates.
     pub between: u64,
     /// Wall seconds that training waited, by phase (`embed`, `write`, `graph`, `swap`; `retrieve` measures).

@@ -90,7 +90,8 @@ impl Trainer<'_> {
         })?;
         let record = RefreshRecord {
             action: RefreshAction::Embedded,
-            passages: embedded.passages + probed,
+            passages: embedded.passages + embedded.taken_over + probed,
+            taken_over: embedded.taken_over,
             estimate,
             ..RefreshRecord::default()
         };

@@ -196,7 +196,8 @@ impl Trainer<'_> {
         )?;
         let record = RefreshRecord {
             action: RefreshAction::Swapped,
-            passages: background.passages + embedded.passages,
+            passages: total,
+            taken_over: total.saturating_sub(background.passages + embedded.passages),
             ..RefreshRecord::default()
         };
         self.adopt(embedded, pending.snapshot, record, &background.began)
