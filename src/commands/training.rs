@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
-use ragtune_index::Corpus;
+use ragtune_index::{Corpus, GraphParams};
 
 use super::{announce_graph, announce_words, locate, progress};
 use crate::config::TrainConfig;
@@ -92,6 +92,16 @@ pub fn once(
     trained(config, run, resumed, interrupted, dress).map_err(|error| resumable(error, run.dir()))
 }
 
+/// Removes what a killed session left half-written in the index. What it had embedded stays, to be taken over.
+fn tidy(config: &TrainConfig) -> Result<()> {
+    let corpus = Corpus::open(&config.index)?;
+    let lock = corpus.lock(&format!("ragtune train --resume {}", config.out.display()))?;
+    for done in corpus.mend(&lock, &GraphParams::default(), &mut |_stage| {})? {
+        eprintln!("mended: {done}");
+    }
+    Ok(())
+}
+
 fn trained(
     config: &TrainConfig,
     run: &RunFolder,
@@ -111,6 +121,9 @@ fn trained(
     let foreseen: Vec<String> =
         [notes::single_passage(config.top_k, &stages), notes::gold_injection(&stages)].into_iter().flatten().collect();
     foreseen.iter().for_each(|note| eprintln!("warning: {note}"));
+    if resumed.is_some() && stages.iter().any(|stage| stage.trains.passages) {
+        ledger.charge(Phase::Load, || tidy(config))?;
+    }
     let session = Session::prepare(config, &stages, &ledger)?;
     let mut record = ledger.charge(Phase::Load, || match resumed {
         Some(record) => session.check_unchanged(record),

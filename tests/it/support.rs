@@ -337,6 +337,10 @@ pub fn build_command(corpus: &Path, encoder: &Path, out: &Path) -> Ragtune {
 pub fn is_clean(index: &Path) -> bool {
     let ran = ragtune(&["index", "check"]).with("--index", index).run();
     assert!(matches!(ran.code, Some(0 | 1)), "{ran:#?}");
+    // What a failed test shows.
+    if ran.code == Some(1) {
+        println!("{}", ran.stdout);
+    }
     ran.code == Some(0)
 }
 
