@@ -3,7 +3,8 @@ without the search of learning rates.
 
     python lawton_table.py NAME=FOLDER [NAME=FOLDER ...]
 
-CPU s: what a run costs by itself, evaluation included, mean over the seeds, stages that were shared charged in full; search: what all
+CPU s: what a run costs by itself, evaluation included, mean over the seeds, stages that were shared charged in full; refreshes: index
+refreshes, the last one before the evaluation included; search: what all
 points of its learning rates cost in CPU seconds, trained and evaluated, the chosen ones among them.
 """
 
@@ -21,8 +22,14 @@ def records(folder):
         yield json.loads(gzip.decompress(path.read_bytes()))
 
 
-def cpu(ledgers):
-    return sum(entry["cpu_seconds"] for ledger in ledgers for entry in ledger["entries"])
+def cpu(ledgers, activity=None):
+    return sum(
+        entry["cpu_seconds"] for ledger in ledgers for entry in ledger["entries"] if activity in (None, entry["activity"])
+    )
+
+
+def bill(record):
+    return [record["ledger"]] + [stage["ledger"] for stage in record["stages"] if stage["reused"]]
 
 
 def main():
@@ -33,22 +40,21 @@ def main():
                 runs.setdefault(record["label"] or record["strategy"], []).append(record)
         order = sorted(runs, key=lambda label: min(record["started"] for record in runs[label]))
         print(f"**{name}**\n")
-        print("| strategy | EM (each seed) | F1 | recall@1 | recall@5 | CPU s of a run | of its search | rates |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| strategy | EM (each seed) | F1 | recall@1 | recall@5 | CPU s of a run | of it refreshes | of its search | rates |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for label in order:
             of = sorted(runs[label], key=lambda record: record["seed"])
             finals = [next(e for e in reversed(record["evaluations"]) if e["name"] == "final") for record in of]
             mean = lambda read: 100 * statistics.mean(read(final) for final in finals)
             seeds = ", ".join(f"{100 * final['em']:.1f}" for final in finals)
-            runs_cpu = statistics.mean(
-                cpu([record["ledger"]] + [stage["ledger"] for stage in record["stages"] if stage["reused"]]) for record in of
-            )
+            runs_cpu = statistics.mean(cpu(bill(record)) for record in of)
+            refreshes = statistics.mean(cpu(bill(record), "refresh") for record in of)
             points = of[0].get("search", [])
             search = cpu([point["ledger"] for point in points] + [point["training"] for point in points if "training" in point])
             rates = sorted({(record["config"]["lr-encoder"], record["config"]["lr-generator"]) for record in of})
             print(
                 f"| {label} | {mean(lambda f: f['em']):.1f} ({seeds}) | {mean(lambda f: f['f1']):.1f} | "
-                f"{mean(lambda f: f['recall']['1']):.1f} | {mean(lambda f: f['recall']['5']):.1f} | {runs_cpu:.0f} | {search:.0f} | "
+                f"{mean(lambda f: f['recall']['1']):.1f} | {mean(lambda f: f['recall']['5']):.1f} | {runs_cpu:.0f} | {refreshes:.0f} | {search:.0f} | "
                 f"{'; '.join(f'{e:g}, {g:g}' for e, g in rates)} |"
             )
         print()
