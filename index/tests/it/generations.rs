@@ -208,6 +208,7 @@ fn protected_generations_stay_readable_and_go_when_nobody_needs_them() {
 
 #[test]
 fn the_protection_of_a_base_follows_its_generation_and_others_stay() {
+    const DIM: usize = crate::changing::DIM;
     let dir = tempfile::tempdir().unwrap();
     let (all, by) = (vectors(300, DIM, 1), encoder("a"));
     let corpus = create(dir.path(), 200);
@@ -228,9 +229,9 @@ fn the_protection_of_a_base_follows_its_generation_and_others_stay() {
             .collect()
     };
     let changes: [(&dyn Fn(&Corpus), usize); 3] = [
-        (&|corpus| drop(crate::changing::append(corpus, &by, 200..220, &all)), 220),
-        (&|corpus| drop(crate::changing::delete(corpus, 0..5)), 215),
-        (&|corpus| drop(crate::past::compact(corpus)), 215),
+        (&|corpus| assert_eq!(crate::changing::append(corpus, &by, 200..220, &all).passages, 20), 220),
+        (&|corpus| assert_eq!(crate::changing::delete(corpus, 0..5).passages, 5), 215),
+        (&|corpus| assert_eq!(crate::past::compact(corpus).dropped, 5), 215),
     ];
     for (change, passages) in changes {
         change(&Corpus::open(dir.path()).unwrap());

@@ -105,7 +105,8 @@ mod cuts {
             }
         }
         eprintln!("power cuts during `{work}`: {counts:?}");
-        assert!(counts.boundaries > 10 && counts.old + counts.absent > 0, "{counts:?}");
+        // The least, opening an index with a torn manifest, makes seven changes.
+        assert!(counts.boundaries > 5 && counts.old + counts.absent > 0, "{counts:?}");
         assert!(counts.new > 0 || Some(new) == old, "{counts:?}");
     }
 
