@@ -68,7 +68,10 @@ pub(crate) fn open<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> 
 pub(crate) fn known<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(content) => Ok(Some(content)),
-        Err(error @ Error::Format { .. }) => Err(error),
+        // One without a format that is a number is damaged, not newer.
+        Err(Error::Format { file, found, known }) if found.parse::<u64>().is_ok() => {
+            Err(Error::Format { file, found, known })
+        }
         Err(_) => Ok(None),
     }
 }

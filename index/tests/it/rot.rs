@@ -141,7 +141,8 @@ impl Rotten {
             reported || unknowable || kept.is_none_or(|kept| kept == self.retained),
             "{context}: `check` does not see that something else is retained"
         );
-        match answers {
+        // Who keeps what was looked at just now.
+        match answers.map(|answers| Seen { kept: self.truth.kept.clone(), ..answers }) {
             Err(error) => {
                 quietly("opening", error);
                 assert!(reported, "{context}: refused, and `check` finds nothing");
