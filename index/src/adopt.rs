@@ -7,13 +7,15 @@ use std::path::Path;
 
 use ragtune_nearest::GraphParams;
 
-use crate::durable::{digest, remove, sync_dir, sync_tree};
+use crate::durable::{digest, sync_tree};
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
-use crate::manifest::{GENERATIONS, GRAPH, MANIFEST, Manifest, UNFINISHED, VectorFile, belongs_to, sidecar_name};
+use crate::manifest::{GRAPH, GraphInfo, MANIFEST, Manifest, VectorFile};
 use crate::publish::{CommitStage, keep_notes, publish};
 use crate::sealed;
-use crate::survey::Known;
+use crate::sidecar;
+use crate::survey::{self, Known};
+use crate::table::Table;
 
 /// The tail of passages that the graph does not know is searched one by one; beyond this share of all passages, and beyond
 /// [`FEW`], that costs more than it saves, and the graph is built anew.
@@ -22,7 +24,7 @@ const SHARE: f64 = 0.1;
 const FEW: usize = 1024;
 
 /// Gives a state without a sidecar of its own one: with the graph of `source`, whose passages are the first of the state's,
-/// or, where too many came behind them or `source` has no usable graph, with one that is built now.
+/// or, where too many came behind them or `source` has no usable graph, with one that is built now. Says whether it was built.
 pub(crate) fn complete(
     dir: &Path,
     uuid: &str,
@@ -30,17 +32,18 @@ pub(crate) fn complete(
     source: &Known,
     params: &GraphParams,
     observe: &mut dyn FnMut(CommitStage),
-) -> Result<()> {
-    match &source.manifest {
-        Ok(manifest) if !outgrown(manifest.len as usize, known.rows.len()) => {
-            observe(CommitStage::Publish);
-            adopt(dir, uuid, known, source, manifest)
-        }
-        _ => {
-            let known = Known { sidecar: source.sidecar.clone(), ..known.clone() };
-            publish(dir, uuid, &known, &known.rows.fragments, (params, GraphPlan::Build), observe).map(drop)
-        }
+) -> Result<bool> {
+    if let (Ok(manifest), Some(from)) = (&source.manifest, &source.sidecar)
+        && from.join(GRAPH).is_file()
+        && !outgrown(manifest.len as usize, known.rows.len())
+    {
+        observe(CommitStage::Publish);
+        adopt(dir, uuid, known, (from, manifest))?;
+        return Ok(false);
     }
+    let known = Known { sidecar: source.sidecar.clone(), ..known.clone() };
+    publish(dir, uuid, &known, &known.rows.fragments, (params, GraphPlan::Build), observe)?;
+    Ok(true)
 }
 
 /// Whether so many of `len` passages are not in the graph that it should be built anew.
@@ -49,29 +52,32 @@ pub(crate) fn outgrown(graph_len: usize, len: usize) -> bool {
     tail > FEW && tail as f64 > SHARE * len as f64
 }
 
-/// The parameters that a graph was built with.
-pub(crate) fn params_of(known: &Known) -> GraphParams {
-    let defaults = GraphParams::default();
-    match &known.manifest {
-        Ok(Manifest { graph, .. }) => GraphParams {
-            links: graph.links,
-            ef_construction: graph.ef_construction,
-            probes: graph.probes.max(1),
-            ef: graph.ef,
-        },
-        Err(_) => defaults,
+/// The parameters that the graph of a state was built with, as its manifest tells.
+pub(crate) fn params_of(known: &Known) -> Option<GraphParams> {
+    let GraphInfo { links, ef_construction, probes, ef, .. } = known.manifest.as_ref().ok()?.graph;
+    Some(GraphParams { links, ef_construction, probes: probes.max(1), ef })
+}
+
+/// The same, or, where the manifest cannot be read, those of the retained state whose generation is nearest, later before earlier;
+/// the defaults where there is none.
+pub(crate) fn params_like(dir: &Path, uuid: &str, table: &Table, known: &Known) -> Result<GraphParams> {
+    match params_of(known) {
+        Some(params) => Ok(params),
+        None => Ok(nearest(&survey::all(dir, uuid, table)?, known.number).unwrap_or_default()),
     }
 }
 
-fn adopt(dir: &Path, uuid: &str, known: &Known, source: &Known, manifest: &Manifest) -> Result<()> {
-    let Some(from) = &source.sidecar else {
-        return Err(Error::corrupt(dir, "a generation has a manifest and no sidecar"));
-    };
-    let generations = dir.join(GENERATIONS);
-    let final_name = sidecar_name(known.number, &known.files);
-    let unfinished = generations.join(format!("{UNFINISHED}{final_name}"));
-    remove(&unfinished)?;
-    fs::create_dir_all(&unfinished).map_err(Error::io("creating", &unfinished))?;
+/// The parameters of the graph of the generation nearest to this one, later before earlier.
+pub(crate) fn nearest(known: &[Known], number: u32) -> Option<GraphParams> {
+    let told = known.iter().filter_map(|other| Some((other.number, params_of(other)?)));
+    told.min_by_key(|(other, _)| (other.abs_diff(number), *other < number)).map(|(_, params)| params)
+}
+
+fn adopt(dir: &Path, uuid: &str, known: &Known, (from, manifest): (&Path, &Manifest)) -> Result<()> {
+    if sidecar::salvage(dir, uuid, known)?.is_some() {
+        return Ok(());
+    }
+    let unfinished = sidecar::begin(dir, known)?;
     let (graph, target) = (from.join(GRAPH), unfinished.join(GRAPH));
     if fs::hard_link(&graph, &target).is_err() {
         fs::copy(&graph, &target).map_err(Error::io("copying", &graph))?;
@@ -87,13 +93,7 @@ fn adopt(dir: &Path, uuid: &str, known: &Known, source: &Known, manifest: &Manif
     keep_notes(from, &unfinished)?;
     sealed::write_new(&unfinished.join(MANIFEST), &made)?;
     sync_tree(&unfinished)?;
-    let sidecar = generations.join(&final_name);
-    if let Some(old) = known.sidecar.as_ref().filter(|old| belongs_to(old, &known.files)) {
-        remove(old)?;
-    }
-    remove(&sidecar)?;
-    fs::rename(&unfinished, &sidecar).map_err(Error::io("renaming to", &sidecar))?;
-    sync_dir(&generations)
+    sidecar::put(dir, known).map(drop)
 }
 
 /// The vector files of a state; those that `described` tells of are not read again.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ragtune_nearest::normalize;
 
-use crate::adopt::{complete, params_of};
+use crate::adopt::{complete, params_like};
 use crate::corpus::Corpus;
 use crate::create::{checked, key_of};
 use crate::error::{Cause, Error, Result};
@@ -40,6 +40,8 @@ pub struct Appended {
     pub dataset_version: u64,
     /// How many passages at the end the graph does not know; they are searched one by one.
     pub outside_graph: usize,
+    /// Whether the graph was built anew over all passages: since too many would lie outside, or since there was none to be used.
+    pub graph_built: bool,
 }
 
 impl Corpus {
@@ -93,7 +95,8 @@ fn append(
     let table = table.append(pieces)?;
     journal::discard(dir)?;
     let now = survey::newest(dir, uuid, &table)?.ok_or_else(|| Error::corrupt(dir, "the newest generation is gone"))?;
-    complete(dir, uuid, &now, &before, &params_of(&before), &mut |_: CommitStage| {})?;
+    let params = params_like(dir, uuid, &table, &before)?;
+    let graph_built = complete(dir, uuid, &now, &before, &params, &mut |_: CommitStage| {})?;
     let now = survey::newest(dir, uuid, &table)?.unwrap_or(now);
     retire(dir, uuid, &table, &Default::default())?;
     let outside_graph = now.manifest.as_ref().map_or(0, |manifest| now.rows.len() - manifest.len as usize);
@@ -103,6 +106,7 @@ fn append(
         generation: now.number,
         dataset_version: now.table.version(),
         outside_graph,
+        graph_built,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::manifest::{CURRENT, GENERATIONS, GRAPH, UNFINISHED, sidecars};
 use crate::mend::tables;
 use crate::protection;
 use crate::survey::{self, Known};
-use crate::table::DATASET;
+use crate::table::{DATASET, Table};
 use crate::texts::{TEXTS, Texts, needed};
 use crate::torn::DAMAGED;
 use crate::vouch;
@@ -77,7 +77,13 @@ pub fn check(dir: &Path) -> Result<Vec<Defect>> {
     };
     let mut seen = BTreeSet::new();
     for known in &known {
+        let (before, seen_before) = (found.len(), seen.clone());
         check_generation(&corpus, known, &mut seen, &mut found);
+        // What a writer retired meanwhile is gone, not damaged; what it shared with a later state is looked at there.
+        if found.len() > before && !known.table.lists(known.table.version())? {
+            found.truncate(before);
+            seen = seen_before;
+        }
     }
     check_current(&corpus, &known, &mut found);
     if let Some(what) = lexical::defect(&corpus)? {
@@ -192,12 +198,24 @@ fn check_texts(corpus: &Corpus, found: &mut Vec<Defect>) -> Result<()> {
     for (place, dir, files) in places {
         // Of files that no version needs any more, or needs yet, nothing is expected.
         for file in files.iter().filter(|file| needed.contains(&file.file)) {
-            if let Some(what) = changed(&dir.join(&file.file), file.bytes, &file.blake3) {
+            if let Some(what) = changed(&dir.join(&file.file), file.bytes, &file.blake3)
+                && still_needed(&tables, &file.file)?
+            {
                 found.push(defect(DefectKind::Damage, format!("{DATASET}/{place}/{}", file.file), what, BY_RESTORING));
             }
         }
     }
     Ok(())
+}
+
+/// Whether one of these versions needs a file and is still there: a writer may have retired all that did since they were listed.
+fn still_needed(tables: &[Table], file: &str) -> Result<bool> {
+    for table in tables {
+        if table.files().contains(file) && table.lists(table.version())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// `seen` are files that an earlier state shares: they are not looked at again.

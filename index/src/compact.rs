@@ -5,6 +5,7 @@ use ragtune_nearest::GraphParams;
 
 use crate::adopt::complete;
 use crate::append::ROWS;
+use crate::check::resumable;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
@@ -98,10 +99,11 @@ fn compact(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitS
 fn fold(corpus: &Corpus, known: &Known, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<()> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     if known.manifest.as_ref().is_ok_and(|manifest| manifest.len as usize == known.rows.len()) {
-        return if known.described() { Ok(()) } else { complete(dir, uuid, known, known, graph, observe) };
+        return if known.described() { Ok(()) } else { complete(dir, uuid, known, known, graph, observe).map(drop) };
     }
     publish(dir, uuid, known, &known.rows.fragments, (graph, GraphPlan::Build), observe)?;
-    retire(dir, uuid, &corpus.table().latest()?, &Default::default())
+    // Nothing was committed: what an interrupted generation has staged can still be taken up.
+    retire(dir, uuid, &corpus.table().latest()?, &resumable(corpus)?)
 }
 
 /// Commits fragments in the place of all others, with the checksums of their texts noted before.

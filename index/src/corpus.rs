@@ -2,6 +2,7 @@
 //!
 //! What is added, deleted, compacted and rolled back lies in files of those names.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -11,6 +12,7 @@ use ragtune_nearest::GraphParams;
 use crate::create::{self, CreateOptions, FORMAT_KEY, SOURCE_KEY, UUID_KEY};
 use crate::error::{Cause, Error, Result};
 use crate::fingerprint::Fingerprint;
+use crate::generation::check_name;
 use crate::ids::Ids;
 use crate::lock::WriterLock;
 use crate::mend;
@@ -42,6 +44,8 @@ pub struct Corpus {
     ids: OnceLock<Ids>,
     /// How generations are opened.
     vectors: Vectors,
+    /// What is stated of generations that are begun.
+    stated: BTreeMap<String, String>,
     notices: Vec<String>,
 }
 
@@ -87,13 +91,27 @@ impl Corpus {
 
     /// The same index with the passages it has now.
     pub fn reopen(&self) -> Result<Corpus> {
-        Ok(Self::open(&self.dir)?.holding(self.vectors))
+        let opened = Self::open(&self.dir)?;
+        Ok(Self { vectors: self.vectors, stated: self.stated.clone(), ..opened })
     }
 
     /// The same, but generations are opened from now on with their vectors held in this way. Files that are missing or do not fit
     /// are made and kept where nobody else writes to the index; [`Generation::held`](crate::Generation::held) says what was done.
     pub fn holding(self, vectors: Vectors) -> Corpus {
         Corpus { vectors, ..self }
+    }
+
+    /// The same, but of every generation that is begun from now on this is stated: it is durable from before the first of its
+    /// vectors is staged, and so with its commit. Names are as of notes. See [`stated`](Self::stated).
+    pub fn stating(mut self, name: &str, what: &str) -> Result<Corpus> {
+        check_name(name)?;
+        self.stated.insert(name.into(), what.into());
+        Ok(self)
+    }
+
+    /// What is stated of generations that are begun.
+    pub(crate) fn statements(&self) -> &BTreeMap<String, String> {
+        &self.stated
     }
 
     /// How generations are opened.
@@ -117,7 +135,8 @@ impl Corpus {
         let source = setting(SOURCE_KEY).and_then(|source| serde_json::from_str(&source).ok());
         let source = source.ok_or_else(|| foreign("its dataset does not say where it came from"))?;
         let (rows, deleted) = (table.rows()?, table.deleted()?);
-        Ok(Corpus { dir, table, source, uuid, rows, deleted, ids: OnceLock::new(), vectors: Vectors::Memory, notices })
+        let (ids, vectors, stated) = (OnceLock::new(), Vectors::Memory, BTreeMap::new());
+        Ok(Corpus { dir, table, source, uuid, rows, deleted, ids, vectors, stated, notices })
     }
 
     /// The file the passages came from.
@@ -228,6 +247,9 @@ impl Corpus {
 
     /// Repairs everything that can be: rebuilds missing or damaged graphs from the vectors, removes what killed processes
     /// left. An interrupted generation that can be taken up again stays. Says what was done, one line for each.
+    ///
+    /// A graph is built as it was built before; `graph` is for one of which nothing is known any more. Where a newer program
+    /// wrote a file that would be replaced, nothing is done: [`Error::Format`].
     pub fn mend(
         &self,
         lock: &WriterLock,
@@ -235,7 +257,13 @@ impl Corpus {
         observe: &mut dyn FnMut(CommitStage),
     ) -> Result<Vec<String>> {
         lock.must_be_for(&self.dir)?;
-        mend::mend(self, graph, observe)
+        mend::mend(self, Some(graph), observe)
+    }
+
+    /// The same, where a graph of which nothing is known is built like the graphs of the generations nearest to it.
+    pub fn mend_alike(&self, lock: &WriterLock, observe: &mut dyn FnMut(CommitStage)) -> Result<Vec<String>> {
+        lock.must_be_for(&self.dir)?;
+        mend::mend(self, None, observe)
     }
 
     /// Bytes on disk by kind, and what there is.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::corpus::Corpus;
-use crate::durable::{entries, name, remove, sync_dir, sync_tree};
+use crate::durable::{create_dir_synced, entries, name, remove, sync_dir, sync_tree};
 use crate::error::{Cause, Error, Result};
 use crate::lock::WriterLock;
 use crate::manifest::GENERATIONS;
@@ -46,7 +46,7 @@ pub(crate) fn create(
         let value = options.rows_per_fragment.to_string();
         return Err(Error::Setting { name: "passages per fragment", value, expected: "a number from 1 to 1000000" });
     }
-    std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
+    create_dir_synced(dir)?;
     let dir = dir.canonicalize().map_err(Error::io("finding", dir))?;
     // One creator at a time, so that leftovers of killed ones can be told from the work of a living one.
     let lock = WriterLock::take(&dir, "the creation of the index")?;

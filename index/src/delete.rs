@@ -1,6 +1,6 @@
 //! Deleting passages: they stay in their files until a compaction, and are in no result any more.
 
-use crate::adopt::{complete, params_of};
+use crate::adopt::{complete, params_like};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
@@ -78,9 +78,9 @@ fn follow(corpus: &Corpus, before: &Known, now: &Known) -> Result<()> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     let gone = before.files.iter().zip(&before.rows.fragments).find(|(file, _)| !now.files.contains(file));
     let first = gone.map_or(0, |(_, fragment)| fragment.first);
-    let (params, mut observe) = (params_of(before), |_: CommitStage| {});
+    let (params, mut observe) = (params_like(dir, uuid, &now.table, before)?, |_: CommitStage| {});
     if before.manifest.as_ref().is_ok_and(|manifest| manifest.len <= first) {
-        return complete(dir, uuid, now, before, &params, &mut observe);
+        return complete(dir, uuid, now, before, &params, &mut observe).map(drop);
     }
     let now = Known { sidecar: before.sidecar.clone(), ..now.clone() };
     publish(dir, uuid, &now, &now.rows.fragments, (&params, GraphPlan::Build), &mut observe).map(drop)

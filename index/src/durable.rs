@@ -15,12 +15,16 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
 
 /// The same with content that lies in several places.
 pub(crate) fn write_atomic_parts(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    let temporary = beside(path);
-    let written = write_parts(&temporary, parts)
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("renaming to", path)));
+    write_by(&beside(path), path, parts)
+}
+
+/// The same by way of this temporary file in the same directory.
+pub(crate) fn write_by(temporary: &Path, path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let written = write_parts(temporary, parts)
+        .and_then(|()| fs::rename(temporary, path).map_err(Error::io("renaming to", path)));
     if written.is_err() {
         // The error matters, not whether the attempt at tidying succeeds.
-        let _ = fs::remove_file(&temporary);
+        let _ = fs::remove_file(temporary);
     }
     written?;
     sync_dir(parent(path))
@@ -47,6 +51,13 @@ pub(crate) fn sync_file(path: &Path) -> Result<()> {
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("syncing", path))
+}
+
+/// Makes a directory and those above it that are missing; on return the names of all that were made are durable.
+pub(crate) fn create_dir_synced(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
+    fs::create_dir_all(path).map_err(Error::io("creating", path))?;
+    missing.into_iter().try_for_each(|made| sync_dir(parent(made)))
 }
 
 /// Makes every file and directory below a directory durable, and the directory itself.

@@ -172,11 +172,17 @@ pub(crate) fn read_note(sidecar: &Path, note: &str) -> Result<Option<serde_json:
 
 /// Name of the file that keeps a note.
 fn note_file(note: &str) -> Result<String> {
+    check_name(note)?;
+    Ok(format!("{NOTE_PREFIX}{note}.json"))
+}
+
+/// Refuses a name of a note that could be more than a part of a name.
+pub(crate) fn check_name(note: &str) -> Result<()> {
     if note.is_empty() || !note.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
         let expected = "letters, digits, `-` and `_`";
         return Err(Error::Setting { name: "the name of a note", value: note.into(), expected });
     }
-    Ok(format!("{NOTE_PREFIX}{note}.json"))
+    Ok(())
 }
 
 /// How the files that keep notes begin.

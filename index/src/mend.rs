@@ -1,47 +1,66 @@
 //! Repairing what can be derived again, and removing what killed processes left.
 
+use std::path::Path;
+
 use ragtune_nearest::GraphParams;
 
-use crate::adopt::complete;
+use crate::adopt::{complete, nearest, params_of};
 use crate::check::{leftover_files, resumable};
 use crate::corpus::Corpus;
-use crate::durable::remove;
+use crate::durable::{name, remove};
 use crate::error::Result;
 use crate::generation::Generation;
 use crate::graph_plan::GraphPlan;
 use crate::held;
 use crate::journal;
 use crate::lexical;
+use crate::manifest::{Manifest, sidecars};
 use crate::protection;
 use crate::publish::{CommitStage, publish};
 use crate::retire::retire;
+use crate::sealed;
+use crate::sidecar::salvage;
 use crate::survey::Known;
 use crate::table::Table;
 use crate::texts::{TEXTS, Texts};
 use crate::torn::DAMAGED;
 use crate::vouch;
 
-/// See [`Corpus::mend`]; the caller holds the lock.
-pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Vec<String>> {
+/// See [`Corpus::mend`] and [`Corpus::mend_alike`], which has no parameters for graphs that nothing is known of; the caller holds
+/// the lock.
+pub(crate) fn mend(
+    corpus: &Corpus,
+    otherwise: Option<&GraphParams>,
+    observe: &mut dyn FnMut(CommitStage),
+) -> Result<Vec<String>> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
+    refuse_newer(dir)?;
     let mut done = Vec::new();
     // Before anything is retired: what somebody keeps must stay.
     for broken in protection::broken(corpus)? {
         done.push(protection::restore(corpus, &broken, &corpus.survey()?)?);
     }
-    let plan = (graph, GraphPlan::Build);
+    for known in corpus.survey()? {
+        if let Some(place) = salvage(dir, uuid, &known)? {
+            done.push(format!("put `{}` in its place, which a crash had left beside it", name(&place)));
+        }
+    }
     let spared = resumable(corpus)?;
-    for known in unmended(corpus)? {
-        let generation = Generation::load(&known, known.rows.len())?;
+    let all = unmended(corpus)?;
+    for known in &all {
+        // As the graph was, as the caller says, or as the graphs beside it are.
+        let params =
+            params_of(known).or(otherwise.copied()).or_else(|| nearest(&all, known.number)).unwrap_or_default();
+        let generation = Generation::load(known, known.rows.len())?;
         if let Some(defect) = generation.graph_defect() {
-            let made = publish(dir, uuid, &known, &known.rows.fragments, plan, observe)?;
+            let made = publish(dir, uuid, known, &known.rows.fragments, (&params, GraphPlan::Build), observe)?;
             done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
         } else if !known.described() {
-            complete(dir, uuid, &known, &known, graph, observe)?;
+            complete(dir, uuid, known, known, &params, observe)?;
             done.push(format!("noted in generation {} the passages appended to it", known.number));
         } else if let Ok(graph) = &generation.shared.graph {
-            for (file, defect) in held::defects(uuid, &known, generation.vectors()) {
-                held::remake(uuid, &known, file, generation.vectors(), graph)?;
+            for (file, defect) in held::defects(uuid, known, generation.vectors()) {
+                held::remake(uuid, known, file, generation.vectors(), graph)?;
                 done.push(format!("made `{file}` of generation {} anew: {defect}", known.number));
             }
         }
@@ -60,8 +79,8 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
         done.push(format!("removed `{DAMAGED}`"));
     }
     let tables = tables(corpus)?;
-    let known = Texts::read(dir).ok().filter(|texts| texts.uuid == uuid);
-    if !known.is_some_and(|texts| texts.missing(&tables).is_ok_and(|missing| missing.is_empty())) {
+    let texts = Texts::read(dir).ok().filter(|texts| texts.uuid == uuid);
+    if !texts.is_some_and(|texts| texts.missing(&tables).is_ok_and(|missing| missing.is_empty())) {
         // The files as they are now: what happened to them before cannot be told any more.
         Texts::of(uuid, &tables)?.write(dir)?;
         done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
@@ -73,6 +92,13 @@ pub(crate) fn mend(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut
     retire(dir, uuid, &corpus.table().latest()?, &spared)?;
     vouch::remember(dir)?;
     Ok(done)
+}
+
+/// Mending replaces what it cannot read. What a newer program wrote is whole, and must not be.
+fn refuse_newer(dir: &Path) -> Result<()> {
+    sealed::known(Texts::read(dir))?;
+    vouch::list(dir)?;
+    sidecars(dir)?.iter().try_for_each(|sidecar| sealed::known(Manifest::read(sidecar)).map(drop))
 }
 
 /// The retained states, each sidecar once: those of one are over the same vectors.
@@ -87,4 +113,59 @@ pub(crate) fn tables(corpus: &Corpus) -> Result<Vec<Table>> {
     let mut tables = vec![corpus.table().latest()?];
     tables.extend(corpus.survey()?.into_iter().map(|known| known.table));
     Ok(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::manifest::MANIFEST;
+    use crate::passage::{Passage, Source};
+    use crate::sealed::tests::make_newer;
+    use crate::{CreateOptions, Fingerprint};
+
+    /// What one command did.
+    type Outcome = Result<()>;
+
+    #[test]
+    fn what_a_newer_program_wrote_is_refused_and_stays() {
+        let by = Fingerprint::new([("weights".to_string(), "x".to_string())].into());
+        let passages = |ids: [&'static str; 2]| {
+            ids.map(|id| Ok::<_, Error>(Passage { id: id.into(), title: String::new(), text: "t".into() })).into_iter()
+        };
+        let mend = |corpus: &Corpus| corpus.mend_alike(&corpus.lock("a test")?, &mut |_| {}).map(drop);
+        let append = |corpus: &Corpus| {
+            let lock = corpus.lock("a test")?;
+            corpus.append(&lock, &by, 1, passages(["3", "4"]), &mut |_| Ok(vec![1.0, 1.0])).map(drop)
+        };
+        let delete = |corpus: &Corpus| corpus.delete(&corpus.lock("a test")?, &["1".to_string()]).map(drop);
+        let compact =
+            |corpus: &Corpus| corpus.compact(&corpus.lock("a test")?, &GraphParams::default(), &mut |_| {}).map(drop);
+        let open = |corpus: &Corpus| Corpus::open(corpus.dir()).map(drop);
+        let cases: [(&str, &[&dyn Fn(&Corpus) -> Outcome]); 3] =
+            [(TEXTS, &[&mend, &append, &delete]), (vouch::MANIFESTS, &[&mend, &open]), (MANIFEST, &[&mend, &compact])];
+        for (file, commands) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let source = Source { name: "c".into(), blake3: "0".into() };
+            let corpus = Corpus::create(dir.path(), &source, passages(["1", "2"]), &CreateOptions::default()).unwrap();
+            {
+                let lock = corpus.lock("a test").unwrap();
+                let mut writer = corpus.begin(&lock, &by, 1).unwrap();
+                writer.write(&corpus.fragments()[0], &[1.0, 1.0]).unwrap();
+                writer.commit(&GraphParams::default(), GraphPlan::Build, &mut |_| {}).unwrap();
+            }
+            let place = match file {
+                MANIFEST => sidecars(corpus.dir()).unwrap().remove(0).join(file),
+                _ => dir.path().join(file),
+            };
+            make_newer(&place);
+            let newer = std::fs::read(&place).unwrap();
+            for command in commands {
+                let error = command(&corpus).unwrap_err();
+                assert!(matches!(&error, Error::Format { found, .. } if found == "99"), "{file}: {error:?}");
+                assert_eq!(std::fs::read(&place).unwrap(), newer, "{file}");
+            }
+            assert_eq!(corpus.table().latest().unwrap().rows().unwrap(), *corpus.rows(), "{file}: nothing was changed");
+        }
+    }
 }

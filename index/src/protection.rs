@@ -1,5 +1,6 @@
-//! Protections that cannot be read or that protect something else than their name says: a damaged file must not let a
-//! generation be removed that somebody keeps. Their names say what they are for, so that they can be written anew.
+//! Protections that follow their generation, and those that cannot be read or that protect something else than their name
+//! says: a damaged file must not let a generation be removed that somebody keeps. Their names say what they are for, so that
+//! they can be written anew.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,21 @@ use crate::corpus::Corpus;
 use crate::durable::{entries, name, remove, sync_dir};
 use crate::error::Result;
 use crate::survey::{self, Known};
-use crate::table::{DATASET, Table};
+use crate::table::Table;
+
+/// The owner whose protections follow: what they keep is the newest state of their generation, with what was appended to it and
+/// without what was deleted. Those of any other owner stay at the state they were written for, whose passages a run was about.
+pub const BASE: &str = "base";
+
+/// The protections that are behind the newest state of their generation and are to follow it, with its version.
+pub(crate) fn moves(tags: &[(String, u64)], known: &[Known]) -> Vec<(String, u64)> {
+    let behind = tags.iter().filter_map(|(tag, version)| {
+        let (_, number) = survey::owner_of(tag).filter(|(owner, _)| owner == BASE)?;
+        let newest = known.iter().rev().find(|known| known.number == number)?.table.version();
+        (newest != *version).then(|| (tag.clone(), newest))
+    });
+    behind.collect()
+}
 
 /// A protection that does not do what its name says.
 #[derive(Debug)]
@@ -25,7 +40,7 @@ pub(crate) fn broken(corpus: &Corpus) -> Result<Vec<Broken>> {
     let table = corpus.table().latest()?;
     let versions = table.versions()?;
     let mut found = Vec::new();
-    for path in entries(&corpus.dir().join(DATASET).join("_refs/tags"))? {
+    for path in entries(&table.tags_dir())? {
         let Some(tag) = name(&path).strip_suffix(".json").map(str::to_string) else { continue };
         let Some((_, number)) = survey::owner_of(&tag) else { continue };
         let version = std::fs::read(&path)
@@ -34,7 +49,8 @@ pub(crate) fn broken(corpus: &Corpus) -> Result<Vec<Broken>> {
             .and_then(|content| content.get("version")?.as_u64());
         let what = match version {
             None => "it cannot be read".to_string(),
-            Some(version) if !versions.contains(&version) => {
+            // Listed again: a writer may have moved it to a version that it committed meanwhile.
+            Some(version) if !versions.contains(&version) && !table.lists(version)? => {
                 format!("it protects version {version}, which is not there")
             }
             Some(version) => match number_of(&table, version) {
@@ -48,18 +64,18 @@ pub(crate) fn broken(corpus: &Corpus) -> Result<Vec<Broken>> {
     Ok(found)
 }
 
-/// Removes a broken protection and, where its generation is still there, writes it anew; says which it was.
+/// Writes a broken protection anew in one step or, where its generation is gone, removes it; says which it was.
 pub(crate) fn restore(corpus: &Corpus, broken: &Broken, known: &[Known]) -> Result<String> {
-    remove(&broken.path)?;
-    if let Some(dir) = broken.path.parent() {
-        sync_dir(dir)?;
-    }
     match known.iter().rev().find(|known| known.number == broken.number) {
         Some(known) => {
-            corpus.table().tag(&broken.tag, known.table.version())?;
+            corpus.table().move_tag(&broken.tag, known.table.version())?;
             Ok(format!("wrote the protection `{}` anew: {}", broken.tag, broken.what))
         }
-        None => Ok(format!("removed the protection `{}` of a generation that is gone", broken.tag)),
+        None => {
+            remove(&broken.path)?;
+            sync_dir(&corpus.table().tags_dir())?;
+            Ok(format!("removed the protection `{}` of a generation that is gone", broken.tag))
+        }
     }
 }
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use ragtune_nearest::{GraphParams, encode};
 
-use crate::durable::{digest, entries, name, remove, sync_dir, sync_tree, write_synced};
+use crate::durable::{digest, entries, name, sync_tree, write_synced};
 use crate::error::{Error, Result};
 use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
 use crate::graph_plan::{self, GraphPlan, Made};
-use crate::manifest::{GENERATIONS, GRAPH, MANIFEST, Manifest, UNFINISHED, VectorFile, belongs_to, sidecar_name};
+use crate::manifest::{GRAPH, MANIFEST, Manifest, VectorFile};
 use crate::passage::Fragment;
 use crate::sealed;
+use crate::sidecar;
 use crate::survey::Known;
 
 /// What a commit is about to do; told to the caller so that it can charge the time to the right account.
@@ -49,12 +50,9 @@ pub(crate) fn publish(
     let Made { graph, mut info } = graph_plan::make(&vectors, known.dim, params, plan, source, observe)?;
     observe(CommitStage::Publish);
 
-    let generations = dir.join(GENERATIONS);
-    let final_name = sidecar_name(known.number, &known.files);
-    let unfinished = generations.join(format!("{UNFINISHED}{final_name}"));
-    let sidecar = generations.join(&final_name);
-    remove(&unfinished)?;
-    std::fs::create_dir_all(&unfinished).map_err(Error::io("creating", &unfinished))?;
+    let salvaged = sidecar::salvage(dir, uuid, known)?;
+    let known = Known { sidecar: salvaged.or_else(|| known.sidecar.clone()), ..known.clone() };
+    let unfinished = sidecar::begin(dir, &known)?;
     let bytes = encode(&graph);
     write_synced(&unfinished.join(GRAPH), &bytes)?;
     info.bytes = bytes.len() as u64;
@@ -66,7 +64,7 @@ pub(crate) fn publish(
         dim: known.dim as u32,
         metric: "inner product".into(),
         fingerprint: known.fingerprint.clone(),
-        vectors: vector_files(known, fragments)?,
+        vectors: vector_files(&known, fragments)?,
         graph: info.clone(),
         graph_blake3: blake3::hash(&bytes).to_hex().to_string(),
     };
@@ -75,14 +73,8 @@ pub(crate) fn publish(
     }
     sealed::write_new(&unfinished.join(MANIFEST), &manifest)?;
     sync_tree(&unfinished)?;
-    // One of these very vectors under another number; that of an earlier state stays.
-    if let Some(old) = known.sidecar.as_ref().filter(|old| belongs_to(old, &known.files)) {
-        remove(old)?;
-    }
-    remove(&sidecar)?;
-    std::fs::rename(&unfinished, &sidecar).map_err(Error::io("renaming to", &sidecar))?;
-    sync_dir(&generations)?;
-    let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known.clone() };
+    let sidecar = sidecar::put(dir, &known)?;
+    let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known };
     Generation::assemble(&known, vectors.into(), Ok(Arc::new((graph, info))))
 }
 

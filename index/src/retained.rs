@@ -7,15 +7,19 @@ use crate::generation::{Generation, read_note};
 use crate::held;
 use crate::lexical::Keep;
 use crate::lock::WriterLock;
+use crate::protection::BASE;
 use crate::survey::{self, GenerationInfo, Known};
+use crate::table::Table;
 use crate::vectors::{DerivedVectors, Held, Vectors};
+use crate::writer::stated;
 
 impl Corpus {
     /// The newest generation of these passages, loaded; `None` before the first.
     pub fn current(&self) -> Result<Option<Generation>> {
         let latest = self.table().latest()?;
         if self.sees(&latest)? {
-            let known = survey::newest(self.dir(), self.uuid(), &latest)?;
+            let known =
+                survey::newest(self.dir(), self.uuid(), &latest).map_err(|error| self.or_gone(&latest, error))?;
             return known.map(|known| self.load(&known)).transpose();
         }
         let known = self.survey()?.into_iter().rev().find(|known| known.rows == *self.rows());
@@ -87,7 +91,8 @@ impl Corpus {
     pub fn with_generation_for(&self, by: &Fingerprint) -> Result<Option<(Corpus, Generation)>> {
         let known = self.survey()?;
         let Some(found) = known.iter().rev().find(|known| known.fingerprint == *by) else { return Ok(None) };
-        Ok(Some((self.at(found.table.clone())?, self.load(found)?)))
+        let corpus = self.at(found.table.clone()).map_err(|error| self.or_gone(&found.table, error))?;
+        Ok(Some((corpus, self.load(found)?)))
     }
 
     /// A note that was kept with a retained generation, if there is one; see [`Generation::record`].
@@ -98,7 +103,17 @@ impl Corpus {
         found.sidecar.as_deref().map_or(Ok(None), |sidecar| read_note(sidecar, note))
     }
 
-    /// Keeps a generation from being removed until [`unprotect`](Self::unprotect); repeating it changes nothing.
+    /// What was stated of a retained generation when it was begun, if anything was under this name; see
+    /// [`stating`](Self::stating).
+    pub fn stated(&self, number: u32, name: &str) -> Result<Option<String>> {
+        let known = self.survey()?;
+        let found = known.iter().rev().find(|known| known.number == number);
+        let found = found.ok_or_else(|| Error::NoGeneration { number, retained: numbers(&known) })?;
+        Ok(stated(&found.table, number).remove(name))
+    }
+
+    /// Keeps a generation from being removed until [`unprotect`](Self::unprotect): the state it has now, or, for the owner
+    /// [`BASE`], the newest state it has at any time. Repeating it changes nothing.
     pub fn protect(&self, lock: &WriterLock, number: u32, owner: &str) -> Result<()> {
         lock.must_be_for(self.dir())?;
         let known = self.survey()?;
@@ -106,9 +121,12 @@ impl Corpus {
             return Err(Error::NoGeneration { number, retained: numbers(&known) });
         };
         let tag = survey::tag_of(owner, number);
-        match self.table().tags()?.iter().any(|(present, _)| *present == tag) {
-            true => Ok(()),
-            false => self.table().tag(&tag, found.table.version()),
+        match self.table().tags()?.iter().find(|(present, _)| *present == tag) {
+            None => self.table().tag(&tag, found.table.version()),
+            Some((_, version)) if owner == BASE && *version != found.table.version() => {
+                self.table().move_tag(&tag, found.table.version())
+            }
+            Some(_) => Ok(()),
         }
     }
 
@@ -125,8 +143,14 @@ impl Corpus {
 
     /// A generation as it is held here; where that fails since its files were removed meanwhile, that is said.
     fn load(&self, known: &Known) -> Result<Generation> {
-        let gone = |error| if known.table.complete() { error } else { self.changed() };
-        Generation::open((self.dir(), self.uuid()), known, self.vectors_held(), Keep::IfFree).map_err(gone)
+        Generation::open((self.dir(), self.uuid()), known, self.vectors_held(), Keep::IfFree)
+            .map_err(|error| self.or_gone(&known.table, error))
+    }
+
+    /// What to say of something that failed over a version: that the index was changed, where it was retired meanwhile.
+    fn or_gone(&self, table: &Table, error: Error) -> Error {
+        let there = table.complete() && table.lists(table.version()).unwrap_or(true);
+        if there { error } else { self.changed() }
     }
 
     /// The newest state that is wanted, of these passages.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::durable::{name, remove};
 use crate::error::Result;
 use crate::manifest::{point_at, sidecars};
+use crate::protection;
 use crate::survey::{self, Known};
 use crate::table::Table;
 
@@ -28,14 +29,17 @@ pub(crate) struct Plan {
     versions: BTreeSet<u64>,
     /// Sidecars that go.
     pub(crate) sidecars: Vec<PathBuf>,
+    /// Protections that are to follow their generation, with the version that each protects from then on.
+    moves: Vec<(String, u64)>,
 }
 
 /// Decides what goes, without touching anything.
 pub(crate) fn plan(dir: &Path, uuid: &str, table: &Table, keep: Keep) -> Result<Plan> {
     let known = survey::all(dir, uuid, table)?;
-    let tags = table.tags()?;
-    let protected: BTreeSet<u64> =
-        tags.into_iter().filter(|(tag, _)| survey::owner_of(tag).is_some()).map(|(_, version)| version).collect();
+    let tags: Vec<_> = table.tags()?.into_iter().filter(|(tag, _)| survey::owner_of(tag).is_some()).collect();
+    let moves = protection::moves(&tags, &known);
+    let unmoved = tags.iter().filter(|(tag, _)| moves.iter().all(|(moved, _)| moved != tag));
+    let protected: BTreeSet<u64> = unmoved.chain(&moves).map(|(_, version)| *version).collect();
     let stays = staying(&known.iter().map(|known| known.number).collect::<Vec<_>>(), keep);
     let kept: Vec<Known> = known
         .into_iter()
@@ -46,7 +50,7 @@ pub(crate) fn plan(dir: &Path, uuid: &str, table: &Table, keep: Keep) -> Result<
     let names: BTreeSet<String> = kept.iter().map(Known::sidecar_name).collect();
     let sidecars = sidecars(dir)?.into_iter().filter(|sidecar| !names.contains(name(sidecar))).collect();
     let versions = kept.iter().map(|known| known.table.version()).collect();
-    Ok(Plan { kept, versions, sidecars })
+    Ok(Plan { kept, versions, sidecars, moves })
 }
 
 /// Which states stay whoever protects them: `numbers` are those of all states in their order.
@@ -63,22 +67,28 @@ fn staying(numbers: &[u32], keep: Keep) -> BTreeSet<usize> {
 impl Plan {
     /// Versions of the dataset that go, ascending.
     pub(crate) fn versions_that_go(&self, table: &Table) -> Result<Vec<u64>> {
-        let tagged: BTreeSet<u64> = table.tags()?.into_iter().map(|(_, version)| version).collect();
+        let unmoved = table.tags()?.into_iter().filter(|(tag, _)| self.moves.iter().all(|(moved, _)| moved != tag));
+        let tagged: BTreeSet<u64> = unmoved.map(|(_, version)| version).collect();
         let stays =
             |version: &u64| self.versions.contains(version) || tagged.contains(version) || *version == table.version();
         Ok(table.versions()?.into_iter().filter(|version| !stays(version)).collect())
     }
 
-    /// Does it: CURRENT first, then sidecars, then versions, then files that no version refers to, but for `spare`. The
-    /// caller holds the writer's lock, and `table` is at the newest version.
+    /// Does it: CURRENT and protections first, then the manifests of the versions that go, then their sidecars, then files that
+    /// no version refers to, but for `spare`. So nothing is missing of a version that is listed, and a reader that finds a
+    /// file gone finds its version gone too. The caller holds the writer's lock, and `table` is at the newest version.
     pub(crate) fn carry_out(&self, dir: &Path, table: &Table, spare: &BTreeSet<String>) -> Result<()> {
         if let Some(newest) = self.kept.last() {
             point_at(dir, &newest.sidecar_name())?;
         }
+        for (tag, version) in &self.moves {
+            table.move_tag(tag, *version)?;
+        }
+        table.forget(&self.versions)?;
         for sidecar in &self.sidecars {
             remove(sidecar)?;
         }
-        table.retain(&self.versions, spare)
+        table.sweep(spare)
     }
 }
 

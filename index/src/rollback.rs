@@ -1,6 +1,6 @@
 //! Going back: what an earlier generation was becomes the newest again, under a new number.
 
-use crate::adopt::{complete, params_of};
+use crate::adopt::{complete, params_like};
 use crate::compact::{Source, replace_all};
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::retained::numbers;
 use crate::retire::retire;
 use crate::survey::{self, Known};
 use crate::table::Table;
-use crate::writer::{next_number, register};
+use crate::writer::{next_number, register, stated};
 
 impl Corpus {
     /// Makes a retained generation, in its newest state, the newest again, with the passages and vectors it has, under the
@@ -49,7 +49,8 @@ fn rollback(corpus: &Corpus, known: &[Known], wanted: &Known) -> Result<u32> {
         return Err(Error::Newest { number: wanted.number, version: wanted.table.version() });
     }
     let number = next_number(known);
-    let table = register(&latest, number, &wanted.fingerprint, known)?;
+    let stated = stated(&latest, wanted.number);
+    let table = register(&latest, number, &wanted.fingerprint, &stated, known)?;
     let vectors = wanted.table.vectors(wanted.rows.len(), wanted.dim)?;
     let same_rows = wanted.rows == latest.rows()?;
     let deleted = wanted.table.deleted()?;
@@ -60,7 +61,7 @@ fn rollback(corpus: &Corpus, known: &[Known], wanted: &Known) -> Result<u32> {
     drop(vectors);
     journal::discard(dir)?;
     let now = survey::newest(dir, uuid, &table)?.ok_or_else(|| Error::corrupt(dir, "the newest generation is gone"))?;
-    let params = params_of(wanted);
+    let params = params_like(dir, uuid, &table, wanted)?;
     let mut observe = |_: CommitStage| {};
     if same_rows || deleted.is_empty() {
         complete(dir, uuid, &now, wanted, &params, &mut observe)?;

@@ -63,6 +63,19 @@ pub(crate) fn open<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> 
     serde_json::from_value(content).map_err(|error| damaged(error.to_string()))
 }
 
+/// What was read, or nothing where the file is missing or damaged and may be made anew. One of a newer format may not: it is whole,
+/// and this program does not know what it would throw away.
+pub(crate) fn known<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(content) => Ok(Some(content)),
+        // One without a format that is a number is damaged, not newer.
+        Err(Error::Format { file, found, known }) if found.parse::<u64>().is_ok() => {
+            Err(Error::Format { file, found, known })
+        }
+        Err(_) => Ok(None),
+    }
+}
+
 /// Hex blake3 of a JSON value with the keys of every object in order.
 fn checksum(value: &Value) -> String {
     let mut text = String::new();
@@ -97,9 +110,17 @@ fn canonical(value: &Value, text: &mut String) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    /// Makes a sealed file one that a newer program wrote.
+    pub(crate) fn make_newer(path: &Path) {
+        let mut file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        file["content"]["format"] = 99.into();
+        file["blake3"] = checksum(&file["content"]).into();
+        fs::write(path, file.to_string()).unwrap();
+    }
 
     #[test]
     fn a_sealed_file_is_read_back_and_no_flipped_bit_passes_unnoticed() {

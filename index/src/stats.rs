@@ -63,7 +63,8 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
             derived_bytes += bytes(file)?;
         }
     }
-    let other_bytes = bytes(corpus.dir())? - text_bytes - vector_bytes - graph_bytes - derived_bytes;
+    // A writer may have removed files between the two looks.
+    let other_bytes = bytes(corpus.dir())?.saturating_sub(text_bytes + vector_bytes + graph_bytes + derived_bytes);
     let last = known.last();
     let outside_graph = last.and_then(|known| Some(known.rows.len() - known.manifest.as_ref().ok()?.len as usize));
     let deleted = newest.deleted()?.len();
@@ -83,10 +84,14 @@ pub(crate) fn stats(corpus: &Corpus) -> Result<Stats> {
     })
 }
 
-/// Length of a file, or of all files below a directory.
+/// Length of a file, or of all files below a directory; nothing of one that a writer removed since it was listed.
 pub(crate) fn bytes(path: &Path) -> Result<u64> {
     if path.is_dir() {
         return entries(path)?.iter().map(|entry| bytes(entry)).sum();
     }
-    path.metadata().map(|metadata| metadata.len()).map_err(Error::io("looking at", path))
+    match path.metadata() {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(Error::io("looking at", path)(error)),
+    }
 }

@@ -95,41 +95,51 @@ pub(crate) fn newest(dir: &Path, uuid: &str, table: &Table) -> Result<Option<Kno
 pub(crate) fn all(dir: &Path, uuid: &str, table: &Table) -> Result<Vec<Known>> {
     let mut found: Vec<Known> = Vec::new();
     for version in table.versions()? {
-        let at = match table.at(version) {
-            Ok(at) => at,
-            // Removed between listing and opening by a writer that cleaned up.
-            Err(_) if !table.versions()?.contains(&version) => continue,
+        match one(dir, uuid, table, version, found.last()) {
+            Ok(known) => found.extend(known),
+            // Retired since it was listed: its manifest goes before anything else that it needs.
+            Err(_) if !table.lists(version)? => {}
             Err(error) => return Err(error),
-        };
-        let Some(files) = at.vector_files()? else { continue };
-        if half_removed(table, &at, &files)? {
-            continue;
-        }
-        // A state may come back, as when all that was appended is deleted: then it is the newest again.
-        match found.last() {
-            Some(last) if last.same_state(&at, &files)? => {}
-            _ => found.push(look(dir, uuid, &at, files)?),
         }
     }
     Ok(found)
+}
+
+/// The state of a version, unless it is that of the one before, holds no generation, or is removed in part.
+fn one(dir: &Path, uuid: &str, table: &Table, version: u64, before: Option<&Known>) -> Result<Option<Known>> {
+    let at = table.at(version)?;
+    let Some(files) = at.vector_files()? else { return Ok(None) };
+    if half_removed(table, &at, &files)? {
+        return Ok(None);
+    }
+    // A state may come back, as when all that was appended is deleted: then it is the newest again.
+    match before {
+        Some(before) if before.same_state(&at, &files)? => Ok(None),
+        _ => look(dir, uuid, &at, files).map(Some),
+    }
 }
 
 /// Old versions that a killed writer had begun to remove: the next commit or mending removes the rest.
 pub(crate) fn removed_in_part(table: &Table) -> Result<Vec<u64>> {
+    let in_part = |version: u64| {
+        let at = table.at(version)?;
+        at.vector_files()?.map_or(Ok(false), |files| half_removed(table, &at, &files))
+    };
     let mut found = Vec::new();
     for version in table.versions()? {
-        let at = table.at(version)?;
-        if let Some(files) = at.vector_files()?
-            && half_removed(table, &at, &files)?
-        {
-            found.push(version);
+        match in_part(version) {
+            Ok(false) => {}
+            // Wholly removed since it was listed.
+            _ if !table.lists(version)? => {}
+            Ok(true) => found.push(version),
+            Err(error) => return Err(error),
         }
     }
     Ok(found)
 }
 
-/// Whether files of a version are gone that nothing needs: not the newest's, and not protected. Lance removes the files of an
-/// old version before its manifest.
+/// Whether files of a version are gone that nothing needs: not the newest's, and not protected. So a power cut leaves one that
+/// took the files and not yet the manifest, and so did earlier programs that were killed.
 fn half_removed(newest: &Table, at: &Table, files: &[String]) -> Result<bool> {
     if at.complete() {
         return Ok(false);

@@ -62,7 +62,7 @@ impl Texts {
     }
 
     /// Adds new files to the checksums and forgets those of files that are gone. Where there were no checksums, or damaged
-    /// ones, there are only the new ones, and `check` says so.
+    /// ones, there are only the new ones, and `check` says so. Checksums of a newer format are refused, and stay.
     pub(crate) fn add(
         dir: &Path,
         uuid: &str,
@@ -71,7 +71,7 @@ impl Texts {
         deletions: impl IntoIterator<Item = String>,
     ) -> Result<()> {
         let (data, gone) = (table.data_dir(), table.deletions_dir());
-        let present = Self::read(dir).ok().filter(|texts| texts.uuid == uuid);
+        let present = sealed::known(Self::read(dir))?.filter(|texts| texts.uuid == uuid);
         let (mut files, mut deleted) =
             present.map_or((Vec::new(), Vec::new()), |present| (present.files, present.deletions));
         files.retain(|file| data.join(&file.file).exists());

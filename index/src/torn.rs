@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::durable::{name, sync_dir};
 use crate::error::{Error, Result};
 use crate::lock::WriterLock;
-use crate::table::Table;
+use crate::table::{DATASET, Table};
+use crate::vouch;
 
 /// Name of the directory for damaged files that were set aside.
 pub(crate) const DAMAGED: &str = "damaged";
@@ -16,11 +17,13 @@ pub(crate) const DAMAGED: &str = "damaged";
 const ATTEMPTS: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Moves half-written newest manifests to [`DAMAGED`]; one line for each.
+/// Moves half-written newest manifests to [`DAMAGED`]; one line for each. One that was whole when its checksum was written down is
+/// no such manifest: its commit was reported, and what cut it short came later. It is left where it is, as an error.
 pub(crate) fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
     let mut notices = Vec::new();
-    if Table::torn_manifest(dir)?.is_none() {
-        return Ok(notices);
+    match Table::torn_manifest(dir)? {
+        None => return Ok(notices),
+        Some(torn) => was_never_whole(dir, &torn)?,
     }
     // Under the lock, so that two who open at once do not both do it; looked for again, since the other may have done it.
     let mut attempts = 0;
@@ -37,6 +40,7 @@ pub(crate) fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
         }
     };
     while let Some(torn) = Table::torn_manifest(dir)? {
+        was_never_whole(dir, &torn)?;
         let aside = dir.join(DAMAGED);
         std::fs::create_dir_all(&aside).map_err(Error::io("creating", &aside))?;
         let target = aside.join(name(&torn));
@@ -49,4 +53,17 @@ pub(crate) fn set_torn_manifest_aside(dir: &Path) -> Result<Vec<String>> {
         ));
     }
     Ok(notices)
+}
+
+/// Refuses to take a manifest whose checksum is known for one that a power cut left half-written.
+fn was_never_whole(dir: &Path, torn: &Path) -> Result<()> {
+    if !vouch::knows(dir, torn)? {
+        return Ok(());
+    }
+    let bytes = torn.metadata().map_or(0, |metadata| metadata.len());
+    let what = format!(
+        "it is cut short at {bytes} bytes and was whole when its commit was reported, so that no power cut left it so: a copy that \
+         is not complete, or a disk that fails"
+    );
+    Err(Error::corrupt(format!("{DATASET}/_versions/{}", name(torn)), what))
 }

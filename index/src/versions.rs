@@ -2,7 +2,7 @@
 
 use crate::corpus::Corpus;
 use crate::error::Result;
-use crate::survey;
+use crate::survey::{self, Known};
 
 /// One retained state of the index: what a version of the dataset holds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -35,24 +35,34 @@ impl Corpus {
         let tags = self.table().tags()?;
         let known = self.survey()?;
         let last = known.len().saturating_sub(1);
-        let infos = known.iter().enumerate().map(|(at, known)| {
-            let version = known.table.version();
-            let deleted = known.table.deleted()?.len();
-            let (made_by, made_at) = known.table.provenance()?;
-            let owners = tags.iter().filter(|(_, tagged)| *tagged == version);
-            Ok(VersionInfo {
-                dataset_version: version,
-                generation: known.number,
-                encoder: known.fingerprint.id(),
-                made_by,
-                made_at,
-                passages: known.rows.len() - deleted,
-                deleted,
-                fragments: known.rows.fragments.len(),
-                current: at == last,
-                protected_by: owners.filter_map(|(tag, _)| survey::owner_of(tag)).map(|(owner, _)| owner).collect(),
-            })
-        });
-        infos.collect()
+        let mut infos = Vec::with_capacity(known.len());
+        for (at, known) in known.iter().enumerate() {
+            match info(known, &tags, at == last) {
+                Ok(info) => infos.push(info),
+                // Retired by a writer since it was listed.
+                Err(_) if !known.table.lists(known.table.version())? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(infos)
     }
+}
+
+fn info(known: &Known, tags: &[(String, u64)], current: bool) -> Result<VersionInfo> {
+    let version = known.table.version();
+    let deleted = known.table.deleted()?.len();
+    let (made_by, made_at) = known.table.provenance()?;
+    let owners = tags.iter().filter(|(_, tagged)| *tagged == version);
+    Ok(VersionInfo {
+        dataset_version: version,
+        generation: known.number,
+        encoder: known.fingerprint.id(),
+        made_by,
+        made_at,
+        passages: known.rows.len() - deleted,
+        deleted,
+        fragments: known.rows.fragments.len(),
+        current,
+        protected_by: owners.filter_map(|(tag, _)| survey::owner_of(tag)).map(|(owner, _)| owner).collect(),
+    })
 }

@@ -23,10 +23,10 @@ pub(crate) struct Vouched {
     manifests: BTreeMap<String, String>,
 }
 
-/// Brings the list up to date, durably: manifests that are gone are forgotten, new ones taken as they are.
+/// Brings the list up to date, durably: manifests that are gone are forgotten, new ones taken as they are. A list of a newer
+/// format is refused, and stays.
 pub(crate) fn remember(dir: &Path) -> Result<()> {
-    let place = dir.join(MANIFESTS);
-    let before: Option<Vouched> = sealed::read(&place).ok();
+    let before = list(dir)?;
     let mut now = Vouched::default();
     for file in manifests(dir)? {
         let known = before.as_ref().and_then(|before| before.manifests.get(name(&file)));
@@ -41,19 +41,29 @@ pub(crate) fn remember(dir: &Path) -> Result<()> {
     }
     match now.manifests.is_empty() || before.as_ref() == Some(&now) {
         true => Ok(()),
-        false => sealed::write(&place, &now),
+        false => sealed::write(&dir.join(MANIFESTS), &now),
     }
 }
 
 /// Refuses a newest manifest that is not what was written.
 pub(crate) fn verify_newest(dir: &Path) -> Result<()> {
-    let Ok(vouched) = sealed::read::<Vouched>(&dir.join(MANIFESTS)) else { return Ok(()) };
+    let Some(vouched) = list(dir)? else { return Ok(()) };
     // Names count down, so that the first is the newest.
     let newest = manifests(dir)?.into_iter().next();
     match newest.map(|newest| changed(&newest, &vouched)).transpose()?.flatten() {
         Some((file, what)) => Err(Error::corrupt(format!("{DATASET}/_versions/{file}"), what)),
         None => Ok(()),
     }
+}
+
+/// Whether the list holds the checksum of a manifest.
+pub(crate) fn knows(dir: &Path, manifest: &Path) -> Result<bool> {
+    Ok(list(dir)?.is_some_and(|vouched| vouched.manifests.contains_key(name(manifest))))
+}
+
+/// The list, if there is one that is whole; one of a newer format is refused.
+pub(crate) fn list(dir: &Path) -> Result<Option<Vouched>> {
+    sealed::known(sealed::read(&dir.join(MANIFESTS)))
 }
 
 /// A file, relative to the index directory, and what is wrong with it.

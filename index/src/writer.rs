@@ -69,11 +69,17 @@ impl<'a> GenerationWriter<'a> {
             fingerprint: by.clone(),
         };
         if let ControlFlow::Break(staged) = resume(corpus, &table, &header)? {
+            // What is stated may be new; what is staged is for whatever is stated.
+            let table = match stated(&table, number) == *corpus.statements() {
+                true => table,
+                false => register(&table, number, by, corpus.statements(), &known)?,
+            };
+            header.read_version = table.version();
             let journal = Journal::start(corpus.dir(), &header, &staged)?;
             let staged = staged.into_iter().map(|staged| (staged.fragment.id, staged)).collect();
             return Ok(Self { corpus, _lock: lock, table, number, dim, fingerprint: by.clone(), staged, journal });
         }
-        let table = register(&table.announce(dim)?, number, by, &known)?;
+        let table = register(&table.announce(dim)?, number, by, corpus.statements(), &known)?;
         header.read_version = table.version();
         let journal = Journal::start(corpus.dir(), &header, &[])?;
         let staged = BTreeMap::new();
@@ -184,14 +190,40 @@ fn resume(corpus: &Corpus, table: &Table, wanted: &Header) -> Result<ControlFlow
     Ok(ControlFlow::Continue(()))
 }
 
-/// Writes down what embeds the generation before any of it is staged, and forgets generations that are gone.
-pub(crate) fn register(table: &Table, number: u32, by: &Fingerprint, known: &[Known]) -> Result<Table> {
+/// Writes down what embeds the generation, and what else is stated of it, before any of it is staged, and forgets generations that
+/// are gone.
+pub(crate) fn register(
+    table: &Table,
+    number: u32,
+    by: &Fingerprint,
+    stated: &BTreeMap<String, String>,
+    known: &[Known],
+) -> Result<Table> {
     let fingerprint = serde_json::to_string(by).map_err(Error::storage("writing a fingerprint"))?;
-    let kept: BTreeSet<String> = known.iter().map(|known| fingerprint_key(known.number)).collect();
-    let key = fingerprint_key(number);
-    let gone = table.config().keys().filter(|key| key.starts_with(FINGERPRINT_PREFIX) && !kept.contains(*key));
-    let mut values: Vec<(String, Option<String>)> =
-        gone.filter(|gone| **gone != key).map(|gone| (gone.clone(), None)).collect();
-    values.push((key, Some(fingerprint)));
+    let mut new = BTreeMap::from([(fingerprint_key(number), fingerprint)]);
+    new.extend(stated.iter().map(|(name, what)| (format!("{}{name}", stated_prefix(number)), what.clone())));
+    let kept: BTreeSet<String> = known.iter().map(|known| known.number.to_string()).collect();
+    let gone = table.config().keys().filter(|key| {
+        let rest = [FINGERPRINT_PREFIX, STATED_PREFIX].into_iter().find_map(|prefix| key.strip_prefix(prefix));
+        let of = rest.and_then(|rest| rest.split('.').next());
+        of.is_some_and(|of| !kept.contains(of)) && !new.contains_key(*key)
+    });
+    let mut values: Vec<(String, Option<String>)> = gone.map(|gone| (gone.clone(), None)).collect();
+    values.extend(new.into_iter().map(|(key, value)| (key, Some(value))));
     table.configure(values)
 }
+
+/// What is stated of a generation at this version of the dataset, by name.
+pub(crate) fn stated(table: &Table, number: u32) -> BTreeMap<String, String> {
+    let prefix = stated_prefix(number);
+    let found = table.config().iter().filter_map(|(key, what)| Some((key.strip_prefix(&prefix)?.into(), what.clone())));
+    found.collect()
+}
+
+/// How the settings begin that keep what is stated of a generation.
+fn stated_prefix(number: u32) -> String {
+    format!("{STATED_PREFIX}{number}.")
+}
+
+/// How those of all generations begin.
+const STATED_PREFIX: &str = "ragtune.stated.";

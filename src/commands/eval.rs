@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use ragtune_index::{Corpus, Keep, Search, Vectors};
 use serde::Serialize;
 
-use super::{announce_graph, announce_vectors, announce_words, finished_run, locate, print_json, print_text, progress};
+use super::{
+    announce_graph, announce_vectors, announce_words, default_encoder, finished_run, locate, print_json, print_text,
+    progress,
+};
 use crate::cli::EvalArgs;
 use crate::config::generator_format;
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
@@ -19,7 +22,7 @@ use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::{AnswerReader, AnswerSettings, check_search};
 use crate::pipeline::held;
-use crate::pipeline::identity::{encoder_of, searched_with};
+use crate::pipeline::identity::searched_with;
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::retriever::{Retriever, RetrieverSettings};
 use crate::pipeline::selector::{CANDIDATES, Kind, Selector};
@@ -118,7 +121,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     }
     let encoder_name = match &parts.encoder {
         Some(folder) => folder.clone(),
-        None => encoder_of(&corpus)?,
+        None => default_encoder(&corpus)?,
     };
     let encoder_folder = found("encoder", &encoder_name)?;
     let device = crate::models::device::open(&args.device)?;

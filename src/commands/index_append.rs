@@ -3,8 +3,8 @@
 use ragtune_index::{Appended, Corpus};
 use serde::Serialize;
 
-use super::index_change::{follow_base, open};
-use super::{locate, print_json, print_text, progress};
+use super::index_change::open;
+use super::{default_encoder, locate, print_json, print_text, progress};
 use crate::cli::IndexAppendArgs;
 use crate::cost::{Activity, Ledger, Phase, units};
 use crate::data::{self, corpus};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::models::device;
 use crate::models::encoder::Encoder;
 use crate::pipeline::embed::{EmbedSettings, Embedder, fingerprint_of};
-use crate::pipeline::identity::{encoder_of, graph_params_of, precision_of};
+use crate::pipeline::identity::{graph_params_of, precision_of};
 
 #[derive(Serialize)]
 struct Report {
@@ -34,7 +34,7 @@ pub fn run(args: &IndexAppendArgs) -> Result<u8> {
     device::check_precision(&args.device, precision)?;
     let name = match &args.encoder {
         Some(name) => name.clone(),
-        None => encoder_of(&corpus)?,
+        None => default_encoder(&corpus)?,
     };
     let encoder = ledger.charge(Phase::Load, || Encoder::load(&locate(&name)?.folder, &device))?;
     let by = fingerprint_of(&encoder, precision)?;
@@ -55,7 +55,10 @@ pub fn run(args: &IndexAppendArgs) -> Result<u8> {
     });
     bar.finish_and_clear();
     let appended = appended.map_err(own)?;
-    follow_base(&corpus, &lock, appended.generation)?;
+    if appended.graph_built {
+        eprintln!("note: the graph was built anew over all passages");
+        super::poor_graph::announce_newest(&corpus)?;
+    }
     let record = ledger.snapshot();
     let report =
         Report { appended, truncated, embed_seconds: record.phase(Phase::Embed).seconds, seconds: record.wall_seconds };

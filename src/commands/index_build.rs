@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ragtune_index::{Corpus, CreateOptions, GraphParams, Keep, Source, WriterLock};
+use ragtune_index::{BASE, Corpus, CreateOptions, GraphParams, Keep, Source, WriterLock};
 
 use super::{locate, print_json, print_text, progress};
 use crate::cli::IndexBuildArgs;
@@ -14,7 +14,7 @@ use crate::models::device;
 use crate::models::encoder::Encoder;
 use crate::pipeline::embed::{EmbedSettings, embed_corpus, fingerprint_of};
 use crate::pipeline::held;
-use crate::pipeline::identity::{BUILD_NOTE, BuildNote};
+use crate::pipeline::identity::{BUILD_NOTE, BuildNote, stating};
 
 pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let ledger = Ledger::new();
@@ -30,7 +30,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     // A model of the hub is noted by its commit: searches take the very same one.
     let name = if located.origin.is_some() { located.name() } else { absolute(&located.folder)? };
     let encoder = ledger.charge(Phase::Load, || Encoder::load(&located.folder, &device))?;
-    let corpus = ledger.charge(Phase::Write, || open_or_create(args))?;
+    let corpus = stating(ledger.charge(Phase::Write, || open_or_create(args))?, &name)?;
     let lock = corpus.lock(&format!("ragtune index build {}", args.out.display()))?;
     let by = fingerprint_of(&encoder, precision)?;
     if let Some(generation) = corpus.generation_for(&by)? {
@@ -50,7 +50,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
             by.id(),
             generation.number()
         );
-        corpus.protect(&lock, generation.number(), "base")?;
+        corpus.protect(&lock, generation.number(), BASE)?;
         words(args, &corpus, &lock, &ledger)?;
         derive(args, &corpus, &lock, &ledger)?;
         if generation.recorded(BUILD_NOTE)?.is_none() {
@@ -71,7 +71,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     })?;
     bar.finish_and_clear();
     // Training refreshes supersede generations; this one stays, so that every strategy can start from it.
-    corpus.protect(&lock, embedded.generation.number(), "base")?;
+    corpus.protect(&lock, embedded.generation.number(), BASE)?;
     // What earlier, killed attempts left half-written; the corpus is opened anew, as the commit left it.
     for done in Corpus::open(&args.out)?.mend(&lock, &graph_params(args), &mut |_stage| {})? {
         eprintln!("mended: {done}");

@@ -10,9 +10,6 @@ use crate::cost::units;
 use crate::error::{Context, Error, Result};
 use crate::pipeline::identity::graph_params_of;
 
-/// Who keeps the generation that an index was built as.
-pub const BASE: &str = "base";
-
 /// An index with the right to change it. Opened anew once nobody else can change it any more.
 pub fn open(index: &Path, command: &str) -> Result<(Corpus, WriterLock)> {
     let corpus = Corpus::open(index)?;
@@ -22,16 +19,6 @@ pub fn open(index: &Path, command: &str) -> Result<(Corpus, WriterLock)> {
         eprintln!("note: {notice}");
     }
     Ok((corpus, lock))
-}
-
-/// Where a generation is protected as the one that every strategy can start from, its newest state is from now on.
-pub fn follow_base(corpus: &Corpus, lock: &WriterLock, generation: u32) -> Result<()> {
-    let tagged = corpus.generations()?.into_iter().find(|info| info.number == generation);
-    if tagged.is_some_and(|info| info.protected_by.iter().any(|owner| owner == BASE)) {
-        corpus.unprotect(lock, generation, BASE)?;
-        corpus.protect(lock, generation, BASE)?;
-    }
-    Ok(())
 }
 
 /// The ids in a file, one a line; blank lines are none.
@@ -52,9 +39,6 @@ pub fn delete(args: &IndexDeleteArgs) -> Result<u8> {
     }
     let (corpus, lock) = open(&args.index, "delete")?;
     let deleted = corpus.delete(&lock, &ids)?;
-    if let Some(generation) = corpus.generations()?.last() {
-        follow_base(&corpus, &lock, generation.number)?;
-    }
     if args.json {
         return print_json(&deleted).map(|()| 0);
     }
@@ -73,7 +57,6 @@ pub fn compact(args: &IndexArgs) -> Result<u8> {
     let (corpus, lock) = open(&args.index, "compact")?;
     let before = corpus.stats()?;
     let compacted = corpus.compact(&lock, &graph_params_of(&corpus)?, &mut |_stage| {})?;
-    follow_base(&corpus, &lock, compacted.generation)?;
     if args.json {
         return print_json(&compacted).map(|()| 0);
     }

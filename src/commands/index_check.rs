@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ragtune_index::{Corpus, GraphParams};
+use ragtune_index::{CommitStage, Corpus};
 
 use super::{print_json, print_text};
 use crate::error::Result;
@@ -11,8 +11,12 @@ pub fn run(index: &Path, mend: bool, json: bool) -> Result<u8> {
     if mend {
         let corpus = Corpus::open(index)?;
         let lock = corpus.lock(&format!("ragtune index check --mend --index {}", index.display()))?;
-        for done in corpus.mend(&lock, &GraphParams::default(), &mut |_stage| {})? {
+        let mut built = false;
+        for done in corpus.mend_alike(&lock, &mut |stage| built |= stage == CommitStage::Graph)? {
             eprintln!("mended: {done}");
+        }
+        if built {
+            super::poor_graph::announce_newest(&corpus)?;
         }
     }
     let defects = ragtune_index::check(index)?;

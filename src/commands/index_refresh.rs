@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use ragtune_index::{Corpus, GraphPlan};
+use ragtune_index::{BASE, Corpus, GraphPlan};
 use serde::Serialize;
 
-use super::index_change::{BASE, open};
-use super::{locate, print_json, print_text, progress};
+use super::index_change::open;
+use super::{default_encoder, locate, print_json, print_text, progress};
 use crate::cli::IndexRefreshArgs;
 use crate::config::precision;
 use crate::cost::{Activity, Ledger, Phase, units};
@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::models::device;
 use crate::models::encoder::Encoder;
 use crate::pipeline::embed::{EmbedSettings, embed_corpus_by};
-use crate::pipeline::identity::{BUILD_NOTE, BuildNote, build_note, encoder_of, graph_params_of, precision_of};
+use crate::pipeline::identity::{BUILD_NOTE, BuildNote, build_note, graph_params_of, precision_of, stating};
 
 #[derive(Serialize)]
 struct Report {
@@ -46,7 +46,7 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
     device::check_precision(&args.device, precision)?;
     let typed = match &args.encoder {
         Some(name) => name.clone(),
-        None => encoder_of(&corpus)?,
+        None => default_encoder(&corpus)?,
     };
     let located = locate(&typed)?;
     let name = match located.origin.is_some() {
@@ -55,6 +55,8 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
             .context(|| format!("`{}` is no usable path", located.folder.display()))?,
     };
     let encoder = ledger.charge(Phase::Load, || Encoder::load(&located.folder, &device))?;
+    // Durable with the commit: a process that is killed behind it leaves a generation that searches find by its own encoder.
+    let corpus = stating(corpus, &name)?;
     let settings =
         EmbedSettings { batch_tokens: args.batch_tokens.max(1), graph: graph_params_of(&corpus)?, precision };
     let plan = args.reuse_graph.map_or(GraphPlan::Build, |max_loss| GraphPlan::Reuse { max_loss });

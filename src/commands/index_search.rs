@@ -4,13 +4,13 @@ use ragtune_index::{Allowed, Corpus, Hit, Keep, Search, Trust};
 use serde::Serialize;
 
 use super::index_change::ids_of;
-use super::{announce_graph, announce_vectors, announce_words, locate, print_json, print_text};
+use super::{announce_graph, announce_vectors, announce_words, default_encoder, locate, print_json, print_text};
 use crate::cli::IndexSearchArgs;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
 use crate::pipeline::held;
-use crate::pipeline::identity::{encoder_of, searched_with};
+use crate::pipeline::identity::searched_with;
 use crate::pipeline::retriever::{ByVectors, Kind, Retriever, RetrieverSettings};
 
 #[derive(Serialize)]
@@ -66,7 +66,7 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
 fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corpus) -> Result<(Corpus, Vec<Hit>)> {
     let name = match &args.encoder {
         Some(name) => name.clone(),
-        None => encoder_of(corpus)?,
+        None => default_encoder(corpus)?,
     };
     let folder = locate(&name)?.folder;
     let encoder = Encoder::load(&folder, &crate::models::device::open(&args.device)?)?;

@@ -1,17 +1,18 @@
 //! One file a subcommand: resolved settings in, exit code out. The only room that prints: data to stdout, the rest to stderr.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ragtune_index::{Generation, Lexical, Search};
+use ragtune_index::{Corpus, Generation, Lexical, Search};
 use serde::Serialize;
 
 use crate::cli::{Cli, Command, DataCommand, IndexCommand};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::hub::{self, Located};
+use crate::pipeline::identity::named_encoder;
 use crate::pipeline::retriever::Retriever;
 use crate::report::RunRecord;
 
@@ -93,6 +94,22 @@ fn locate(typed: &Path) -> Result<Located> {
         }
     }
     located
+}
+
+/// The encoder that an index names, for commands that are given none. Where the newest generation names none - a training run
+/// left it, or a process that was killed - it is that of an earlier one, and that is said.
+fn default_encoder(corpus: &Corpus) -> Result<PathBuf> {
+    let named = named_encoder(corpus)?;
+    if named.generation != named.newest {
+        eprintln!(
+            "note: generation {} does not say which encoder embedded it; taken is that of generation {}, `{}` (name another with \
+             `--encoder DIR`)",
+            named.newest,
+            named.generation,
+            named.encoder.display()
+        );
+    }
+    Ok(named.encoder)
 }
 
 /// Says why a graph that was to be searched cannot be: every passage is compared instead, which is slower, not worse.

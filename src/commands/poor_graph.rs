@@ -1,6 +1,8 @@
 //! A graph that finds too little, said when it is made.
 
-use ragtune_index::{Generation, GraphInfo};
+use ragtune_index::{Corpus, Generation, GraphInfo};
+
+use crate::error::Result;
 
 /// Recall@10 below which a graph is worth a warning.
 const POOR: f32 = 0.9;
@@ -10,6 +12,16 @@ pub(super) fn announce(generation: &Generation) {
     if let Some(what) = generation.graph().and_then(|graph| poor(graph, generation.len())) {
         eprintln!("warning: {what}");
     }
+}
+
+/// Says so of the newest graph of an index, where that was just made.
+pub(super) fn announce_newest(corpus: &Corpus) -> Result<()> {
+    let newest = corpus.generations()?.pop();
+    let graph = newest.as_ref().and_then(|newest| Some((newest.graph.as_ref()?, newest.len)));
+    if let Some(what) = graph.and_then(|(graph, len)| poor(graph, len)) {
+        eprintln!("warning: {what}");
+    }
+    Ok(())
 }
 
 fn poor(graph: &GraphInfo, passages: usize) -> Option<String> {

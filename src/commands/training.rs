@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
-use ragtune_index::{Corpus, GraphParams};
+use ragtune_index::Corpus;
 
 use super::{announce_graph, announce_words, locate, progress};
 use crate::config::TrainConfig;
@@ -96,7 +96,7 @@ pub fn once(
 fn tidy(config: &TrainConfig) -> Result<()> {
     let corpus = Corpus::open(&config.index)?;
     let lock = corpus.lock(&format!("ragtune train --resume {}", config.out.display()))?;
-    for done in corpus.mend(&lock, &GraphParams::default(), &mut |_stage| {})? {
+    for done in corpus.mend_alike(&lock, &mut |_stage| {})? {
         eprintln!("mended: {done}");
     }
     Ok(())

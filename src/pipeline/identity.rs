@@ -44,12 +44,50 @@ pub fn build_note(corpus: &Corpus) -> Result<Option<BuildNote>> {
     Ok(None)
 }
 
+/// The name under which a generation states its encoder from its commit on, where a [`BuildNote`] comes only when all is done.
+const ENCODER: &str = "encoder";
+
+/// An index whose generations, as far as they are begun through it, state that this encoder embedded them.
+pub fn stating(corpus: Corpus, encoder: &Path) -> Result<Corpus> {
+    let path = encoder.to_str().ok_or_else(|| {
+        Error::new(format!("`{}` is no usable path: it is not UTF-8", encoder.display()))
+            .hint("rename the folder of the encoder")
+    })?;
+    Ok(corpus.stating(ENCODER, path)?)
+}
+
+/// The encoder that an index names.
+#[derive(Debug)]
+pub struct NamedEncoder {
+    /// Its folder, or its name on the hub.
+    pub encoder: PathBuf,
+    /// The generation that names it.
+    pub generation: u32,
+    /// The newest generation. Where that is another one, it does not say what embedded it.
+    pub newest: u32,
+}
+
 /// The encoder folder an index was built with.
 pub fn encoder_of(corpus: &Corpus) -> Result<PathBuf> {
-    build_note(corpus)?.map(|note| note.encoder).ok_or_else(|| {
-        Error::new(format!("the index `{}` does not say which encoder built it", corpus.dir().display()))
-            .hint("name the encoder folder with `--encoder DIR`")
-    })
+    Ok(named_encoder(corpus)?.encoder)
+}
+
+/// The same, with the generation that names it: the newest that names any.
+pub fn named_encoder(corpus: &Corpus) -> Result<NamedEncoder> {
+    let mut generations: Vec<u32> = corpus.generations()?.into_iter().map(|info| info.number).collect();
+    generations.sort_unstable_by(|one, other| other.cmp(one));
+    let newest = generations.first().copied().unwrap_or(0);
+    for generation in generations {
+        let noted = match corpus.recorded(generation, BUILD_NOTE)? {
+            Some(note) => Some(serde_json::from_value::<BuildNote>(note)?.encoder),
+            None => corpus.stated(generation, ENCODER)?.map(PathBuf::from),
+        };
+        if let Some(encoder) = noted {
+            return Ok(NamedEncoder { encoder, generation, newest });
+        }
+    }
+    Err(Error::new(format!("the index `{}` does not say which encoder built it", corpus.dir().display()))
+        .hint("name the encoder folder with `--encoder DIR`"))
 }
 
 /// What the passages of these vectors were rounded to: a refresh or an append embeds them likewise.

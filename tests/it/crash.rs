@@ -71,6 +71,7 @@ fn embedded_index() -> &'static Path {
 fn killed_builds_from_nothing() {
     let bare = |mut new: contents::Contents| {
         new.generation = None;
+        new.kept.clear();
         new
     };
     Operation {
@@ -80,6 +81,7 @@ fn killed_builds_from_nothing() {
         command: &|index| build_command(&corpus(), &encoder(), index),
         between: Some(&bare),
         changes: true,
+        protects: true,
     }
     .kill();
 }
@@ -93,6 +95,7 @@ fn killed_builds_over_an_older_generation() {
         command: &|index| build_command(&corpus(), &trained_encoder(), index),
         between: None,
         changes: true,
+        protects: true,
     }
     .kill();
     let found = contents(embedded_index()).unwrap();
@@ -155,7 +158,8 @@ fn refreshed_index() -> &'static Path {
 
 /// An operation in one commit.
 fn kill(name: &'static str, share: u64, base: &Path, command: &dyn Fn(&Path) -> Ragtune) {
-    Operation { name, share, base: Some(base), command, between: None, changes: name != "gc" }.kill();
+    let changes = name != "gc";
+    Operation { name, share, base: Some(base), command, between: None, changes, protects: false }.kill();
 }
 
 #[test]

@@ -37,9 +37,10 @@ pub struct Aligned<T> {
 }
 
 impl<T: Number> Aligned<T> {
-    /// `len` zeros.
+    /// `len` zeros. Panics, as a vector does, where so many have more bytes than memory has addresses.
     pub fn zeros(len: usize) -> Self {
-        let count = (len * size_of::<T>()).div_ceil(LINE);
+        let bytes = len.checked_mul(size_of::<T>()).expect("no more bytes than memory has addresses");
+        let count = bytes.div_ceil(LINE);
         let mut lines = Vec::new();
         if count > 0 {
             let layout = Layout::array::<Line>(count).expect("no more bytes than memory has addresses");
@@ -121,5 +122,11 @@ mod tests {
             assert_eq!(own.as_ptr() as usize % LINE, 0);
             assert!(*own == numbers[..], "{len}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "no more bytes than memory has addresses")]
+    fn more_numbers_than_memory_has_addresses_for_are_refused_before_any_is_laid_out() {
+        Aligned::<f32>::zeros(usize::MAX / 4 + 2);
     }
 }

@@ -221,6 +221,8 @@ pub(crate) mod tests {
         let recall = right as f64 / all as f64;
         assert!(recall >= 0.95, "recall@10 is {recall}");
         assert!(built.graph.upper.len() >= 2, "a graph of 2000 has upper layers");
+        let bytes = built.graph.bytes() as f64 / n as f64;
+        assert!(bytes <= 200.0, "{bytes} bytes a passage beside its vector at 16 links");
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use lance::dataset::cleanup::CleanupPolicyBuilder;
+use lance::dataset::refs::TagContents;
 
 use super::Table;
 use super::rewrite::OPERATION;
-use crate::durable::{entries, name, remove};
+use crate::durable::{entries, name, remove, sync_dir, write_by};
 use crate::error::{Error, Result};
 use crate::table::runtime::wait;
 
@@ -37,33 +37,72 @@ impl Table {
         wait(async { tags.create(tag, version).await })?.map_err(Error::storage(format!("writing the tag `{tag}`")))
     }
 
+    /// Makes a tag protect this version, whatever it protected and whether it can be read: in one step, so that there is no
+    /// moment at which it protects nothing. Lance's own update syncs nothing, and its temporary file is no tag for Lance either:
+    /// its name does not end in `.json`.
+    pub(crate) fn move_tag(&self, tag: &str, version: u64) -> Result<()> {
+        let path = self.tags_dir().join(format!("{tag}.json"));
+        let manifest = self.manifest_path(version);
+        let bytes = manifest.metadata().map_err(Error::io("looking at", &manifest))?.len();
+        let present = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<TagContents>(&text).ok());
+        let content = TagContents {
+            branch: None,
+            version,
+            created_at: present.as_ref().and_then(|present| present.created_at),
+            updated_at: None,
+            manifest_size: bytes as usize,
+            metadata: present.map(|present| present.metadata).unwrap_or_default(),
+        };
+        let text = serde_json::to_vec_pretty(&content).map_err(Error::storage(format!("writing the tag `{tag}`")))?;
+        write_by(&self.tags_dir().join(format!(".tmp-{tag}")), &path, &[&text])
+    }
+
+    /// Where the tags lie.
+    pub(crate) fn tags_dir(&self) -> PathBuf {
+        self.path.join("_refs/tags")
+    }
+
     /// Gives up a protection.
     pub(crate) fn untag(&self, tag: &str) -> Result<()> {
         let tags = self.dataset.tags();
         wait(async { tags.delete(tag).await })?.map_err(Error::storage(format!("removing the tag `{tag}`")))
     }
 
-    /// Removes every version but these, the newest and tagged ones, then the files that no version refers to any more. The
-    /// caller holds the writer's lock and stages nothing: `spare` names files that are to stay all the same.
-    pub(crate) fn retain(&self, versions: &BTreeSet<u64>, spare: &BTreeSet<String>) -> Result<()> {
+    /// Removes the manifest of every version but these, the newest and tagged ones. The caller holds the writer's lock.
+    ///
+    /// Lance's own cleanup is not used. It removes the files of an old version before its manifest, so that a reader meets a
+    /// version that is listed and cannot be read; and it removes what no version refers to once that is a week old, which work
+    /// that was interrupted for longer than that is, too.
+    pub(crate) fn forget(&self, versions: &BTreeSet<u64>) -> Result<()> {
         let newest = self.latest()?;
-        let old: Vec<u64> = newest
-            .versions()?
-            .into_iter()
-            .filter(|version| !versions.contains(version) && *version != newest.version())
-            .collect();
-        if !old.is_empty() {
-            let failed = || Error::storage("removing old versions");
-            let policy = CleanupPolicyBuilder::default()
-                .versions(old)
-                .map_err(failed())?
-                .error_if_tagged_old_versions(false)
-                .build();
-            wait(async { newest.dataset.cleanup_with_policy(policy).await })?.map_err(failed())?;
+        let tagged: BTreeSet<u64> = newest.tags()?.into_iter().map(|(_, version)| version).collect();
+        let mut gone = false;
+        for version in newest.versions()? {
+            if versions.contains(&version) || tagged.contains(&version) || version == newest.version() {
+                continue;
+            }
+            remove(&self.manifest_path(version))?;
+            gone = true;
         }
-        for file in newest.unreferenced()? {
-            if !spare.contains(name(&file)) {
-                remove(&file)?;
+        match gone {
+            true => sync_dir(&self.path.join("_versions")),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes the files that no version refers to, but for those of the names in `spare`. The caller holds the writer's lock.
+    pub(crate) fn sweep(&self, spare: &BTreeSet<String>) -> Result<()> {
+        let newest = self.latest()?;
+        for file in newest.unreferenced()?.into_iter().filter(|file| !spare.contains(name(file))) {
+            remove(&file)?;
+        }
+        let mut logs = BTreeSet::new();
+        for version in newest.versions()? {
+            logs.extend(newest.at(version)?.dataset.manifest().transaction_file.clone());
+        }
+        for log in entries(&self.path.join("_transactions"))? {
+            if name(&log).ends_with(".txn") && !logs.contains(name(&log)) {
+                remove(&log)?;
             }
         }
         Ok(())
@@ -86,11 +125,21 @@ impl Table {
     pub(crate) fn unreferenced_by(&self, versions: &[u64]) -> Result<Vec<PathBuf>> {
         let mut referenced = BTreeSet::new();
         for version in versions {
-            referenced.extend(self.at(*version)?.files());
+            match self.at(*version) {
+                Ok(at) => referenced.extend(at.files()),
+                // Retired by a writer since it was listed.
+                Err(_) if !self.lists(*version)? => {}
+                Err(error) => return Err(error),
+            }
         }
         let mut files = entries(&self.data_dir())?;
         files.extend(entries(&self.deletions_dir())?);
         Ok(files.into_iter().filter(|file| !referenced.contains(name(file))).collect())
+    }
+
+    /// Whether a version is on disk now. One that is not was retired, and its files are gone or will be.
+    pub(crate) fn lists(&self, version: u64) -> Result<bool> {
+        Ok(self.versions()?.contains(&version))
     }
 
     /// Whether every file that this version refers to is there.
@@ -114,12 +163,15 @@ impl Table {
     }
 
     /// Half-written manifests and tags that a killed process left behind: files with `#` in their name, by which the object
-    /// store marks what it has not published yet.
+    /// store marks what it has not published yet, with `.json.tmp.`, by which Lance does, and with `.tmp` before it.
     pub(crate) fn half_written(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for dir in ["_versions", "_transactions", "_refs/tags"] {
             let files = entries(&self.path.join(dir))?;
-            found.extend(files.into_iter().filter(|file| name(file).contains('#') || name(file).starts_with(".tmp")));
+            found.extend(files.into_iter().filter(|file| {
+                let name = name(file);
+                name.contains('#') || name.contains(".json.tmp.") || name.starts_with(".tmp")
+            }));
         }
         Ok(found)
     }

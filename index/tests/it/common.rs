@@ -92,16 +92,35 @@ pub fn only_leftovers(dir: &Path, context: &str) {
 }
 
 /// Everything an index answers: what must be wholly old or wholly new after whatever happened.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     pub ids: Vec<String>,
     pub passages: Vec<Passage>,
     /// Number and encoder of the newest generation, and its vectors by their bits.
     pub generation: Option<(u32, Fingerprint, Vec<u32>)>,
-    /// What a few questions find: by exact search, and with a beam over everything, which finds the same.
-    pub hits: [Vec<Vec<Hit>>; 2],
+    /// What a few questions find by exact search.
+    pub hits: Vec<Vec<Hit>>,
+    /// What they find on a walk through the graph with a narrow beam, where there is a graph to walk.
+    pub walk: Option<Vec<Vec<Hit>>>,
     /// What a few words find.
     pub words: Vec<Ranked>,
+    /// Who keeps which generations.
+    pub kept: Vec<(u32, Vec<String>)>,
+}
+
+/// Without a graph search is exact until it is built again; where both have one, they find the same, since the same vectors give
+/// the same graph.
+impl PartialEq for Seen {
+    fn eq(&self, other: &Self) -> bool {
+        let (here, there) = (&self.walk, &other.walk);
+        self.ids == other.ids
+            && self.passages == other.passages
+            && self.generation == other.generation
+            && self.hits == other.hits
+            && (here.is_none() || there.is_none() || here == there)
+            && self.words == other.words
+            && self.kept == other.kept
+    }
 }
 
 impl Seen {
@@ -113,13 +132,16 @@ impl Seen {
         };
         let same = |same: bool| if same { "same" } else { "other" };
         format!(
-            "{} against {}: {} ids, {} texts, {} vectors, {} hits",
+            "{} against {}: {} ids, {} texts, {} vectors, {} hits, {} walk, kept {:?} against {:?}",
             about(self),
             about(other),
             same(self.ids == other.ids),
             same(self.passages == other.passages),
             same(self.generation == other.generation),
-            same(self.hits == other.hits)
+            same(self.hits == other.hits),
+            same(self.walk == other.walk),
+            self.kept,
+            other.kept
         )
     }
 }
@@ -130,19 +152,43 @@ pub fn try_seen(dir: &Path) -> Result<Seen> {
     let all: Vec<u32> = (0..corpus.len() as u32).filter(|ordinal| !corpus.is_deleted(*ordinal)).collect();
     let passages = corpus.get(&all)?;
     let ids = corpus.ids()?.to_vec();
-    let (mut kept, mut hits) = (None, [Vec::new(), Vec::new()]);
+    let (mut newest, mut hits, mut walk) = (None, Vec::new(), None);
     if let Some(generation) = corpus.current()? {
-        let questions = vectors(4, generation.dim(), 77);
-        let ask = |how| generation.search(&questions, 5.min(corpus.passages()), how, Trust::StaleAllowed);
-        hits = [ask(Search::Exact)?, ask(Search::Graph { ef: corpus.len().max(5) })?];
+        let questions = vectors(QUESTIONS, generation.dim(), 77);
+        let k = BEAM.min(corpus.passages());
+        hits = generation.search(&questions, k, Search::Exact, Trust::StaleAllowed)?;
+        if generation.graph().is_some() {
+            walk = Some(generation.search(&questions, k, Search::Graph { ef: BEAM }, Trust::StaleAllowed)?);
+        }
         let bits = generation.vectors().iter().map(|value| value.to_bits()).collect();
-        kept = Some((generation.number(), generation.fingerprint().clone(), bits));
+        newest = Some((generation.number(), generation.fingerprint().clone(), bits));
     }
     let words = corpus.lexical(Keep::No)?.search(&["passage 7", "ünïcode title 3"], 5.min(corpus.passages()), &[])?;
-    Ok(Seen { ids, passages, generation: kept, hits, words })
+    let kept = corpus.generations()?.into_iter().map(|info| (info.number, info.protected_by));
+    let kept = kept.filter(|(_, owners)| !owners.is_empty()).collect();
+    Ok(Seen { ids, passages, generation: newest, hits, walk, words, kept })
 }
 
-/// What an index answers; nothing where there is none. Ids and both ways of searching must agree.
+/// Questions asked of an index that is looked at.
+const QUESTIONS: usize = 32;
+/// The width of the beam for them, and how many passages each is to find: exact search is taken where there are not more than 20
+/// passages for each place in the beam, and what is to be looked at here is the graph.
+const BEAM: usize = 3;
+
+/// The share of the exact hits that a walk found, each of whose hits must be in order and have the score of its passage.
+pub fn recall_of(walk: &[Vec<Hit>], exact: &[Vec<Hit>], score: impl Fn(usize, u32) -> f32) -> f64 {
+    let (mut found, mut wanted) = (0, 0);
+    for (at, (walk, exact)) in walk.iter().zip(exact).enumerate() {
+        assert_eq!(walk.len(), exact.len(), "question {at}");
+        assert!(walk.windows(2).all(|pair| pair[0].rank(&pair[1]).is_lt()), "question {at}: {walk:?}");
+        assert!(walk.iter().all(|hit| (score(at, hit.ordinal) - hit.score).abs() < 1e-5), "question {at}: {walk:?}");
+        found += walk.iter().filter(|hit| exact.contains(hit)).count();
+        wanted += exact.len();
+    }
+    if wanted == 0 { 1.0 } else { found as f64 / wanted as f64 }
+}
+
+/// What an index answers; nothing where there is none. Ids must agree, and a graph must find most of what exact search finds.
 pub fn seen(dir: &Path) -> Option<Seen> {
     match try_seen(dir) {
         Err(Error::NoIndex { .. }) => None,
@@ -150,7 +196,15 @@ pub fn seen(dir: &Path) -> Option<Seen> {
             let seen = other.unwrap();
             let alive = seen.ids.iter().filter(|id| !id.is_empty());
             assert!(alive.eq(seen.passages.iter().map(|passage| &passage.id)));
-            assert_eq!(seen.hits[0], seen.hits[1]);
+            if let (Some(walk), Some((_, _, bits))) = (&seen.walk, &seen.generation) {
+                let dim = bits.len() / seen.ids.len();
+                let questions = vectors(QUESTIONS, dim, 77);
+                let recall = recall_of(walk, &seen.hits, |question, ordinal| {
+                    let row = &bits[ordinal as usize * dim..][..dim];
+                    questions[question * dim..].iter().zip(row).map(|(a, b)| a * f32::from_bits(*b)).sum()
+                });
+                assert!(recall >= 0.5, "the graph finds {recall} of {} passages' nearest", seen.passages.len());
+            }
             Some(seen)
         }
     }

@@ -68,6 +68,15 @@ pub fn perform(work: &str, dir: &Path) {
             let ordinals = ordinals.split(' ').map(|at| at.parse::<usize>().unwrap());
             crate::changing::delete(&Corpus::open(dir).unwrap(), ordinals);
         }
+        Some(("words", _)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.lexical(Keep::Under(&corpus.lock("a test").unwrap())).unwrap();
+        }
+        Some(("mend", _)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.mend(&corpus.lock("a test").unwrap(), &params(), &mut |_| {}).unwrap();
+        }
+        Some(("open", _)) => drop(Corpus::open(dir).unwrap()),
         Some(("compact", _)) => drop(crate::past::compact(&Corpus::open(dir).unwrap())),
         Some(("derive", name)) => {
             let corpus = Corpus::open(dir).unwrap();
@@ -202,10 +211,13 @@ fn killed_refreshes_leave_the_old_generation_or_the_new_one() {
         assert_eq!(*generation.fingerprint(), encoder(&expected.to_string()), "{context}");
         assert!(same(generation.vectors(), &vectors(N, DIM, expected)), "{context}");
         without_graph += u32::from(generation.graph_defect().is_some());
-        let question = vectors(3, DIM, 5);
-        let how = Search::Graph { ef: N };
-        let hits = generation.search(&question, 5, how, Trust::StaleAllowed).unwrap();
-        assert_eq!(hits, generation.search(&question, 5, Search::Exact, Trust::StaleAllowed).unwrap(), "{context}");
+        let questions = vectors(20, DIM, 5);
+        let ask = |how| generation.search(&questions, 5, how, Trust::StaleAllowed).unwrap();
+        let recall = recall_of(&ask(Search::Graph { ef: 10 }), &ask(Search::Exact), |question, ordinal| {
+            let row = generation.vector(ordinal).unwrap();
+            questions[question * DIM..].iter().zip(row).map(|(a, b)| a * b).sum()
+        });
+        assert!(recall >= 0.6, "{context}: the graph finds {recall}");
         let found = check(&dir).unwrap();
         assert!(found.iter().all(|defect| defect.kind < DefectKind::Damage), "{context}: {found:?}");
 

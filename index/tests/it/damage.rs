@@ -224,3 +224,134 @@ fn a_newer_format_is_refused_by_name() {
     // Its checksum no longer holds; a file that was really written by a newer program is tested beside `sealed`.
     assert!(fixture.search_is_right("with a changed format").graph_defect().is_some());
 }
+
+#[test]
+fn a_manifest_that_was_whole_is_not_taken_for_one_that_a_power_cut_left() {
+    let fixture = fixture();
+    let versions = fixture.path().join("corpus.lance/_versions");
+    let mut manifests: Vec<_> = fs::read_dir(&versions).unwrap().map(|entry| entry.unwrap().path()).collect();
+    manifests.retain(|path| path.extension().is_some_and(|kind| kind == "manifest"));
+    manifests.sort();
+    let newest = &manifests[0];
+    let good = fs::read(newest).unwrap();
+    for length in [0, good.len() / 2, good.len() - 1] {
+        fs::write(newest, &good[..length]).unwrap();
+        let error = Corpus::open(fixture.path()).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }) && error.hint().is_some(), "{error:?}");
+        assert!(error.to_string().contains("whole when its commit was reported"), "{error}");
+        assert!(newest.exists() && !fixture.path().join("damaged").exists());
+        let found = check(fixture.path()).unwrap();
+        assert!(found.iter().any(|defect| defect.kind == DefectKind::Damage), "{found:?}");
+    }
+    fs::write(newest, good).unwrap();
+    fixture.search_is_right("with the manifest restored");
+    assert!(check(fixture.path()).unwrap().is_empty());
+}
+
+/// Many links, and a beam and a measurement that are nobody's defaults.
+const ODD: GraphParams = GraphParams { links: 32, ef_construction: 90, probes: 33, ef: 50 };
+
+fn embed_by(corpus: &Corpus, by: &str, params: &GraphParams, given: &[f32]) {
+    let lock = corpus.lock("a test").unwrap();
+    let mut writer = corpus.begin(&lock, &encoder(by), DIM).unwrap();
+    for fragment in writer.pending() {
+        writer.write(&fragment, rows(&fragment, DIM, given)).unwrap();
+    }
+    writer.commit(params, GraphPlan::Build, &mut |_| {}).unwrap();
+}
+
+fn params_now(corpus: &Corpus) -> GraphParams {
+    let graph = corpus.generations().unwrap().pop().unwrap().graph.unwrap();
+    GraphParams { links: graph.links, ef_construction: graph.ef_construction, probes: graph.probes, ef: graph.ef }
+}
+
+#[test]
+fn a_graph_is_built_again_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = create(dir.path(), N);
+    embed_by(&corpus, "a", &ODD, &vectors(N, DIM, 1));
+    embed_by(&corpus, "b", &ODD, &vectors(N, DIM, 2));
+    let sidecar = sidecars(dir.path()).remove(1);
+    let (graph, manifest) = (sidecar.join("graph.bin"), sidecar.join("MANIFEST.json"));
+    let good = fs::read(&graph).unwrap();
+    let mend = |alike: bool| {
+        let lock = corpus.lock("a test").unwrap();
+        match alike {
+            true => corpus.mend_alike(&lock, &mut |_| {}).unwrap(),
+            false => corpus.mend(&lock, &params(), &mut |_| {}).unwrap(),
+        }
+    };
+    for alike in [true, false] {
+        fs::write(&graph, "rtgraph").unwrap();
+        assert_eq!(mend(alike).len(), 1);
+        assert_eq!(params_now(&corpus), ODD, "its manifest tells");
+        assert_eq!(fs::read(&graph).unwrap(), good);
+    }
+    fs::remove_file(&manifest).unwrap();
+    mend(true);
+    assert_eq!(params_now(&corpus), ODD, "that of the generation before tells");
+    fs::remove_file(&manifest).unwrap();
+    mend(false);
+    assert_eq!(params_now(&corpus), params(), "the caller tells");
+}
+
+#[test]
+fn a_graph_that_is_gone_is_built_by_the_append_or_the_rollback_that_needs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = vectors(N + 20, DIM, 1);
+    let corpus = create(dir.path(), N);
+    embed_by(&corpus, "a", &ODD, &all[..N * DIM]);
+    embed_by(&corpus, "b", &ODD, &all[..N * DIM]);
+    let sidecar = |number: u32| {
+        let of = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("g-{number}-"));
+        sidecars(dir.path()).into_iter().rfind(of).unwrap()
+    };
+    fs::remove_file(sidecar(1).join("graph.bin")).unwrap();
+    let lock = corpus.lock("a test").unwrap();
+    assert_eq!(corpus.rollback(&lock, 1).unwrap(), 3);
+    drop(lock);
+    let back = corpus.current().unwrap().unwrap();
+    assert_eq!((back.number(), back.graph_defect()), (3, None));
+    assert_eq!(params_now(&corpus), ODD);
+
+    fs::remove_file(sidecar(3).join("graph.bin")).unwrap();
+    let appended = crate::changing::append(&corpus, &encoder("a"), N..N + 10, &all);
+    assert!(appended.graph_built && appended.outside_graph == 0, "{appended:?}");
+    let corpus = corpus.reopen().unwrap();
+    assert_eq!(corpus.current().unwrap().unwrap().graph_defect(), None);
+    only_leftovers(dir.path(), "after an append without a graph");
+
+    // Without a manifest nobody knows how it was built, but for the generation before.
+    let newest = fs::read_to_string(dir.path().join("generations/CURRENT")).unwrap();
+    fs::remove_file(dir.path().join("generations").join(newest.trim()).join("MANIFEST.json")).unwrap();
+    let appended = crate::changing::append(&corpus, &encoder("a"), N + 10..N + 20, &all);
+    assert!(appended.graph_built, "{appended:?}");
+    assert_eq!(params_now(&corpus), ODD);
+}
+
+#[test]
+fn notes_outlive_a_crash_between_the_renames_of_a_sidecar_that_is_replaced() {
+    for rebuilt in [false, true] {
+        let fixture = fixture();
+        let sidecar = fixture.sidecar();
+        let place = |prefix: &str| {
+            let name = sidecar.file_name().unwrap().to_str().unwrap();
+            sidecar.with_file_name(format!("{prefix}{name}"))
+        };
+        copy(&sidecar, &place(".tmp-"));
+        fs::rename(&sidecar, place(".tmp-old-")).unwrap();
+        fixture.search_is_right("without its sidecar");
+        match rebuilt {
+            // As `index build` and a compaction do, which make the sidecar anew.
+            true => {
+                let lock = fixture.corpus.lock("a test").unwrap();
+                fixture.corpus.compact(&lock, &params(), &mut |_| {}).unwrap();
+            }
+            false => only_leftovers(fixture.path(), "after mending"),
+        }
+        let generation = fixture.search_is_right("with its sidecar again");
+        assert_eq!(generation.graph_defect(), None);
+        assert_eq!(generation.recorded("build").unwrap(), Some(serde_json::json!(1.5)), "{rebuilt}");
+        only_leftovers(fixture.path(), "in the end");
+    }
+}

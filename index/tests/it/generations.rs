@@ -207,6 +207,58 @@ fn protected_generations_stay_readable_and_go_when_nobody_needs_them() {
 }
 
 #[test]
+fn the_protection_of_a_base_follows_its_generation_and_others_stay() {
+    const DIM: usize = crate::changing::DIM;
+    let dir = tempfile::tempdir().unwrap();
+    let (all, by) = (vectors(300, DIM, 1), encoder("a"));
+    let corpus = create(dir.path(), 200);
+    embed(&corpus, &by, DIM, &all[..200 * DIM]);
+    {
+        let lock = corpus.lock("a test").unwrap();
+        corpus.protect(&lock, 1, BASE).unwrap();
+        corpus.protect(&lock, 1, "run").unwrap();
+    }
+    let tag = dir.path().join("corpus.lance/_refs/tags/keep-base-g1.json");
+    let behind = fs::read(&tag).unwrap();
+    let kept_by = |owner: &str| {
+        let versions = Corpus::open(dir.path()).unwrap().versions().unwrap();
+        versions
+            .iter()
+            .filter(|info| info.protected_by.iter().any(|by| by == owner))
+            .map(|info| info.passages)
+            .collect()
+    };
+    let changes: [(&dyn Fn(&Corpus), usize); 3] = [
+        (&|corpus| assert_eq!(crate::changing::append(corpus, &by, 200..220, &all).passages, 20), 220),
+        (&|corpus| assert_eq!(crate::changing::delete(corpus, 0..5).passages, 5), 215),
+        (&|corpus| assert_eq!(crate::past::compact(corpus).dropped, 5), 215),
+    ];
+    for (change, passages) in changes {
+        change(&Corpus::open(dir.path()).unwrap());
+        let (base, run): (Vec<usize>, Vec<usize>) = (kept_by(BASE), kept_by("run"));
+        assert_eq!((base, run), (vec![passages], vec![200]));
+        assert!(check(dir.path()).unwrap().is_empty());
+    }
+    // A crash between a commit and the step that moves it leaves it behind: whatever is retired next, it catches up before.
+    fs::write(&tag, &behind).unwrap();
+    let base: Vec<usize> = kept_by(BASE);
+    assert_eq!(base, [200]);
+    for seed in 2..5u64 {
+        let corpus = Corpus::open(dir.path()).unwrap();
+        embed(&corpus, &encoder(&seed.to_string()), DIM, &vectors(corpus.len(), DIM, seed));
+    }
+    let base: Vec<usize> = kept_by(BASE);
+    assert_eq!(base, [215]);
+    // Asking for it once more does the same.
+    fs::write(&tag, &behind).unwrap();
+    let corpus = Corpus::open(dir.path()).unwrap();
+    corpus.protect(&corpus.lock("a test").unwrap(), 1, BASE).unwrap();
+    let base: Vec<usize> = kept_by(BASE);
+    assert_eq!(base, [215]);
+    assert!(check(dir.path()).unwrap().is_empty());
+}
+
+#[test]
 fn a_reader_sees_each_commit_without_opening_again() {
     let dir = tempfile::tempdir().unwrap();
     let writer = create(dir.path(), 100);

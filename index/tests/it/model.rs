@@ -15,6 +15,9 @@ const PARAMS: GraphParams = GraphParams { links: 8, ef_construction: 40, probes:
 /// Passages are appended while there are fewer, deleted while there are more.
 const FEW: usize = 20;
 const MANY: usize = 140;
+/// So narrow a beam that with most numbers of passages the graph is walked: where there are not more than 20 for each place in it,
+/// search is exact.
+const BEAM: usize = 3;
 
 /// What an index is to hold: passages by their number, and what embedded them.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +57,8 @@ struct World {
     old: Option<Reader>,
     next: usize,
     next_encoder: u64,
+    /// How many passages searches by the graph found of those that they should, and how many those were.
+    walked: (usize, usize),
     log: Log,
 }
 
@@ -92,6 +97,7 @@ impl World {
             old: None,
             next: 50,
             next_encoder: 2,
+            walked: (0, 0),
             log: Log { seed, done: 0, last: VecDeque::new() },
             dir,
         }
@@ -121,10 +127,10 @@ impl World {
         if self.rng.random_bool(0.85) {
             let how = match self.rng.random_bool(0.5) {
                 true => Search::Exact,
-                false => Search::Graph { ef: 4 * self.reader.corpus.len() },
+                false => Search::Graph { ef: self.rng.random_range(1..=BEAM) },
             };
             self.say(format!("search {how:?}"));
-            return search(&self.reader, how, &mut self.rng);
+            return search(&self.reader, how, &mut self.rng, &mut self.walked);
         }
         let here = Corpus::open(self.dir.path()).unwrap();
         match self.rng.random_range(60..100) {
@@ -233,7 +239,7 @@ impl World {
                     match ordinal.and_then(|ordinal| old.corpus.get(&[ordinal.unwrap()])) {
                         Ok(found) => {
                             assert_eq!(found, [passage(number)]);
-                            search(old, Search::Graph { ef: 4 * old.corpus.len() }, &mut self.rng);
+                            search(old, Search::Graph { ef: BEAM }, &mut self.rng, &mut self.walked);
                         }
                         Err(error) => assert!(matches!(error, Error::Changed { .. }), "{error:?}"),
                     }
@@ -333,11 +339,13 @@ fn append(corpus: &Corpus, numbers: &[usize], by: u64, broken_after: Option<usiz
     corpus.append(&lock, &encoder(&by.to_string()), DIM, passages, &mut embed)
 }
 
-/// The scores must be those of a plain scan, and each hit a passage that has this score.
-fn search(reader: &Reader, how: Search, rng: &mut ChaCha8Rng) {
+/// The scores of an exact search must be those of a plain scan, and each hit a passage that has its score; a walk through the graph
+/// may miss some, which are counted.
+fn search(reader: &Reader, how: Search, rng: &mut ChaCha8Rng, walked: &mut (usize, usize)) {
     let Reader { corpus, generation, state } = reader;
     let question = vector(rng.random_range(0..1000), rng.random_range(1000..2000));
-    let k = rng.random_range(1..=10.min(state.passages.len()));
+    let most = if how == Search::Exact { 10 } else { BEAM };
+    let k = rng.random_range(1..=most.min(state.passages.len()));
     let hits = generation.search(&question, k, how, Trust::StaleAllowed).unwrap().remove(0);
     let score = |vector: &[f32]| question.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
     let mut expected: Vec<f32> = state.passages.values().map(|vector| score(vector)).collect();
@@ -345,11 +353,20 @@ fn search(reader: &Reader, how: Search, rng: &mut ChaCha8Rng) {
     assert_eq!(hits.len(), k);
     let ids = corpus.ids().unwrap();
     let mut met = std::collections::BTreeSet::new();
-    for (hit, expected) in hits.iter().zip(expected) {
-        assert!((hit.score - expected).abs() < 1e-5, "{hit:?} instead of {expected}, {how:?}");
+    assert!(hits.windows(2).all(|pair| pair[0].rank(&pair[1]).is_lt()), "{hits:?}");
+    for (hit, expected) in hits.iter().zip(&expected) {
+        match how {
+            Search::Exact => assert!((hit.score - expected).abs() < 1e-5, "{hit:?} instead of {expected}"),
+            Search::Graph { .. } => assert!(hit.score < expected + 1e-5, "{hit:?} is better than the best, {expected}"),
+        }
         let number = number_of(&ids[hit.ordinal as usize]);
         assert!((score(&state.passages[&number]) - hit.score).abs() < 1e-5, "{hit:?} is not passage {number}");
         assert!(met.insert(number), "{number} twice");
+    }
+    if how != Search::Exact {
+        let worst = expected[k - 1] - 1e-5;
+        walked.0 += hits.iter().filter(|hit| hit.score >= worst).count();
+        walked.1 += k;
     }
 }
 
@@ -383,5 +400,7 @@ fn whatever_is_done_an_index_holds_what_plain_maps_hold() {
         }
     }
     world.check();
+    let share = world.walked.0 as f64 / world.walked.1.max(1) as f64;
+    assert!(world.walked.1 == 0 || share > 0.7, "the graphs find {share} of what exact search does");
     eprintln!("{steps} operations over {} states, the newest generation is {}", world.versions.len(), world.now.number);
 }

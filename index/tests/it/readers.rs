@@ -31,7 +31,14 @@ fn readers_meet_whole_states_while_a_writer_changes_everything() {
                 }
             };
             let questions = vectors(4, DIM, 5);
-            let hits = generation.search(&questions, 5, Search::Graph { ef: 16 }, Trust::StaleAllowed).unwrap();
+            // So narrow a beam that the graph is walked.
+            let ask = |how| generation.search(&questions, 5, how, Trust::StaleAllowed).unwrap();
+            let (hits, exact) = (ask(Search::Graph { ef: 5 }), ask(Search::Exact));
+            let recall = recall_of(&hits, &exact, |question, ordinal| {
+                let row = generation.vector(ordinal).unwrap();
+                questions[question * DIM..].iter().zip(row).map(|(a, b)| a * b).sum()
+            });
+            assert!(recall >= 0.3, "{recall}");
             for hit in hits.iter().flatten() {
                 match corpus.get(&[hit.ordinal]) {
                     Ok(found) => {
@@ -44,6 +51,31 @@ fn readers_meet_whole_states_while_a_writer_changes_everything() {
                     }
                 }
             }
+        }
+    };
+    // Who only lists, and who looks at every file.
+    let lister = || {
+        while !done.load(Ordering::Relaxed) {
+            let corpus = Corpus::open(dir.path()).unwrap();
+            let by = encoder("a");
+            let looks: [&dyn Fn() -> Result<()>; 5] = [
+                &|| corpus.versions().map(|versions| assert!(!versions.is_empty())),
+                &|| corpus.generations().map(|infos| assert!(infos.iter().any(|info| info.current))),
+                &|| corpus.stats().map(drop),
+                &|| corpus.with_generation_for(&by).map(drop),
+                &|| corpus.recorded(1, "build").map(drop),
+            ];
+            for look in looks {
+                if let Err(error) = look() {
+                    changed(error);
+                }
+            }
+        }
+    };
+    let checker = || {
+        while !done.load(Ordering::Relaxed) {
+            let found = check(dir.path()).unwrap();
+            assert!(found.iter().all(|defect| defect.kind < DefectKind::Damage), "{found:?}");
         }
     };
     let writer = || {
@@ -60,7 +92,7 @@ fn readers_meet_whole_states_while_a_writer_changes_everything() {
         }
     };
     std::thread::scope(|scope| {
-        let readers = [scope.spawn(reader), scope.spawn(reader)];
+        let readers = [scope.spawn(reader), scope.spawn(reader), scope.spawn(lister), scope.spawn(checker)];
         let written = scope.spawn(writer).join();
         done.store(true, Ordering::Relaxed);
         for reader in readers {

@@ -88,3 +88,99 @@ fn a_staged_file_that_changed_is_written_again() {
     assert!(same(embed(&corpus, &encoder("a"), DIM, &given).vectors(), &given));
     assert!(check(dir.path()).unwrap().is_empty(), "the changed file is gone");
 }
+
+/// Files that were staged so long ago that Lance's own cleanup takes them for abandoned.
+fn age(files: &[std::path::PathBuf]) {
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * 24 * 3600);
+    for file in files {
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
+    }
+}
+
+#[test]
+fn work_that_was_interrupted_long_ago_outlives_collecting_mending_and_a_compaction_of_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (all, by) = (vectors(256, DIM, 1), encoder("a"));
+    let corpus = create(dir.path(), 192);
+    embed(&corpus, &encoder("before"), DIM, &vectors(192, DIM, 9));
+    embed(&corpus, &by, DIM, &all[..192 * DIM]);
+    // A whole fragment more that the graph does not know: compacting builds the graph and commits nothing.
+    crate::changing::append(&corpus, &by, 192..256, &all);
+    let corpus = corpus.reopen().unwrap();
+    let given = vectors(256, DIM, 2);
+    {
+        let lock = corpus.lock("a test").unwrap();
+        let mut writer = corpus.begin(&lock, &encoder("b"), DIM).unwrap();
+        for fragment in &writer.pending()[..2] {
+            writer.write(fragment, rows(fragment, DIM, &given)).unwrap();
+        }
+    }
+    let left = |after: &str| {
+        let lock = corpus.lock("a test").unwrap();
+        assert_eq!(corpus.begin(&lock, &encoder("b"), DIM).unwrap().pending().len(), 2, "after {after}");
+    };
+    age(&all_files(&dir.path().join("corpus.lance/data")));
+    let before = corpus.versions().unwrap().len();
+    let lock = corpus.lock("a test").unwrap();
+    let compacted = corpus.compact(&lock, &params(), &mut |_| {}).unwrap();
+    assert_eq!((compacted.fragments_before, compacted.fragments_after), (4, 4));
+    assert_eq!(corpus.stats().unwrap().outside_graph, 0, "the graph was built");
+    drop(lock);
+    left("compacting");
+    let lock = corpus.lock("a test").unwrap();
+    corpus.mend(&lock, &params(), &mut |_| {}).unwrap();
+    drop(lock);
+    left("mending");
+    let lock = corpus.lock("a test").unwrap();
+    let collected = corpus.gc(&lock, false).unwrap();
+    assert!(!collected.versions.is_empty() && corpus.versions().unwrap().len() < before, "{collected:?}");
+    drop(lock);
+    left("collecting");
+    assert!(same(embed(&corpus, &encoder("b"), DIM, &given).vectors(), &given));
+    assert!(check(dir.path()).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_stated_of_a_generation_is_as_durable_as_its_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let given = vectors(200, DIM, 1);
+    let plain = create(dir.path(), 200);
+    embed(&plain, &encoder("a"), DIM, &given);
+    assert_eq!(plain.stated(1, "encoder").unwrap(), None);
+    assert!(create(&dir.path().join("other"), 3).stating("a b", "x").is_err());
+
+    // Begun without, taken up with: what is staged stays.
+    {
+        let lock = plain.lock("a test").unwrap();
+        let mut writer = plain.begin(&lock, &encoder("b"), DIM).unwrap();
+        let fragment = writer.pending()[0];
+        writer.write(&fragment, rows(&fragment, DIM, &given)).unwrap();
+    }
+    let corpus = plain.stating("encoder", "/models/b").unwrap();
+    {
+        let lock = corpus.lock("a test").unwrap();
+        assert_eq!(corpus.begin(&lock, &encoder("b"), DIM).unwrap().pending().len(), 3);
+    }
+    embed(&corpus, &encoder("b"), DIM, &given);
+    // As a kill right behind the commit leaves it: without a sidecar, and so without notes.
+    for sidecar in crate::generations::sidecars(dir.path()) {
+        std::fs::remove_dir_all(sidecar).unwrap();
+    }
+    let corpus = Corpus::open(dir.path()).unwrap();
+    assert_eq!(corpus.stated(2, "encoder").unwrap().as_deref(), Some("/models/b"));
+    only_leftovers(dir.path(), "without sidecars");
+    assert_eq!(corpus.stated(2, "encoder").unwrap().as_deref(), Some("/models/b"));
+    assert_eq!(corpus.stated(1, "encoder").unwrap(), None);
+
+    // It goes with its generation, and comes back with it.
+    embed(&corpus, &encoder("c"), DIM, &given);
+    {
+        let lock = corpus.lock("a test").unwrap();
+        assert_eq!(corpus.rollback(&lock, 2).unwrap(), 4);
+    }
+    assert_eq!(corpus.stated(4, "encoder").unwrap().as_deref(), Some("/models/b"));
+    for seed in ["d", "e", "f"] {
+        embed(&corpus, &encoder(seed), DIM, &given);
+    }
+    assert!(matches!(corpus.stated(4, "encoder"), Err(Error::NoGeneration { .. })));
+}

@@ -16,6 +16,39 @@ const N: usize = 260;
 
 /// Two generations, one protected, a third begun; texts of several blocks.
 fn rich_index(dir: &Path) {
+    index(dir, false);
+}
+
+/// The same with every kind of file that an index can have: passages appended and deleted too.
+fn richest_index(dir: &Path) {
+    index(dir, true);
+    let files: Vec<String> =
+        all_files(dir).iter().map(|path| path.strip_prefix(dir).unwrap().display().to_string()).collect();
+    let kinds = [
+        "_deletions/",
+        "_versions/",
+        "_transactions/",
+        "_refs/tags/",
+        "/data/",
+        "vectors.bin",
+        "vectors-f16.bin",
+        "vectors-int8.bin",
+        "graph.bin",
+        "MANIFEST.json",
+        "note-build.json",
+        "CURRENT",
+        "journal.jsonl",
+        "texts.json",
+        "manifests.json",
+        "lexical.bin",
+        "LOCK",
+    ];
+    for kind in kinds {
+        assert!(files.iter().any(|file| file.contains(kind)), "no `{kind}` among {files:?}");
+    }
+}
+
+fn index(dir: &Path, changed: bool) {
     let passages = (0..N).map(|at| {
         let mut rng = ChaCha8Rng::seed_from_u64(at as u64);
         let letters = (0..rng.random_range(20..300)).map(|_| char::from(rng.random_range(b'a'..=b'z')));
@@ -27,8 +60,18 @@ fn rich_index(dir: &Path) {
     embed(&corpus, &encoder("second"), DIM, &vectors(N, DIM, 2)).record("build", &serde_json::json!(1.5)).unwrap();
     let lock = corpus.lock("a test").unwrap();
     corpus.protect(&lock, 1, "base").unwrap();
+    if changed {
+        let more = (N..N + 20).map(|at| Ok::<_, Error>(passage(at)));
+        let mut given = |run: &[Passage]| Ok(vectors(run.len(), DIM, 9));
+        corpus.append(&lock, &encoder("second"), DIM, more, &mut given).unwrap();
+        let ids = [3, 140, N + 2].map(|at| passage(at).id);
+        corpus.reopen().unwrap().delete(&lock, &ids).unwrap();
+    }
+    let corpus = corpus.reopen().unwrap();
     corpus.lexical(Keep::Under(&lock)).unwrap();
-    corpus.derive(&lock, Vectors::Int8).unwrap();
+    for derived in if changed { &[Vectors::F16, Vectors::Int8][..] } else { &[Vectors::Int8] } {
+        corpus.derive(&lock, *derived).unwrap();
+    }
     let mut writer = corpus.begin(&lock, &encoder("third"), DIM).unwrap();
     let fragment = writer.pending()[0];
     writer.write(&fragment, rows(&fragment, DIM, &vectors(N, DIM, 3))).unwrap();
@@ -55,7 +98,7 @@ struct Rotten {
 impl Rotten {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        rich_index(dir.path());
+        richest_index(dir.path());
         let (truth, sound) = (seen(dir.path()).unwrap(), check(dir.path()).unwrap());
         let retained = retained(&Corpus::open(dir.path()).unwrap()).unwrap();
         assert!(sound.iter().all(|defect| defect.what.contains("was interrupted after")), "{sound:?}");
@@ -98,7 +141,8 @@ impl Rotten {
             reported || unknowable || kept.is_none_or(|kept| kept == self.retained),
             "{context}: `check` does not see that something else is retained"
         );
-        match answers {
+        // Who keeps what was looked at just now.
+        match answers.map(|answers| Seen { kept: self.truth.kept.clone(), ..answers }) {
             Err(error) => {
                 quietly("opening", error);
                 assert!(reported, "{context}: refused, and `check` finds nothing");

@@ -121,3 +121,23 @@ fn a_search_can_be_among_some_passages() {
     std::fs::write(&ids, "\n").unwrap();
     index(&["search", "--query", "x"], at).with("--ids", &ids).run().refused(&["holds no id"]);
 }
+
+#[test]
+fn mending_builds_a_graph_as_it_was_built() {
+    let folder = folder();
+    let at = folder.path().join("index");
+    ragtune(&["index", "build", "--links", "32", "--ef-construction", "300"])
+        .with("--corpus", fixture("tiny/corpus.jsonl"))
+        .with("--encoder", encoder())
+        .with("--out", &at)
+        .run()
+        .done();
+    let current = std::fs::read_to_string(at.join("generations/CURRENT")).unwrap();
+    let sidecar = at.join("generations").join(current.trim());
+    let good = std::fs::read(sidecar.join("graph.bin")).unwrap();
+    std::fs::write(sidecar.join("graph.bin"), &good[..good.len() / 2]).unwrap();
+    index(&["check", "--mend"], &at).run().done();
+    let graph = &json(&sidecar.join("MANIFEST.json"))["content"]["graph"];
+    assert_eq!((&graph["links"], &graph["ef_construction"]), (&json!(32), &json!(300)));
+    assert!(std::fs::read(sidecar.join("graph.bin")).unwrap() == good);
+}

@@ -127,7 +127,37 @@ fn a_fully_trained_encoder_and_its_base_are_served_side_by_side() {
         assert_eq!(search(&index, query, 5, &["--encoder", encoder().to_str().unwrap()]), first);
         assert_eq!(search(&index, query, 5, &[]), first, "without --encoder: the one the index was built with");
     }
+    let said = ragtune(&["index", "search", "--query", query]).with("--index", &index).run().done();
+    assert!(said.stderr.contains("does not say which encoder embedded it"), "an earlier generation answers: {said:#?}");
     // The first run's generation is kept as long as the run may need it.
     search(&index, query, 5, &["--encoder", folder.path().join("one/encoder").to_str().unwrap()]);
+    assert!(is_clean(&index));
+}
+
+/// The note of a build comes when everything is done; which encoder it was is known from the commit on.
+#[test]
+fn a_refresh_that_was_killed_behind_its_commit_is_searched_and_refreshed_by_its_own_encoder() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let other = changed_pooling(folder.path());
+    let query = "when did red bull come to the united states";
+    ragtune(&["index", "refresh"]).with("--index", &index).with("--encoder", &other).run().done();
+    let found = search(&index, query, 5, &["--encoder", other.to_str().unwrap()]);
+    let fingerprint = stats(&index)["encoder"].clone();
+    // What a kill right behind the commit leaves: the generation without its sidecar, and so without its note.
+    let generations = index.join("generations");
+    let current = std::fs::read_to_string(generations.join("CURRENT")).unwrap();
+    std::fs::remove_dir_all(generations.join(current.trim())).unwrap();
+    let mended = || drop(ragtune(&["index", "check", "--mend"]).with("--index", &index).run().done());
+    for mend in [None, Some(mended)] {
+        if let Some(mend) = mend {
+            mend();
+        }
+        assert_eq!(search(&index, query, 5, &[]), found);
+        let said = ragtune(&["index", "search", "--query", query]).with("--index", &index).run().done();
+        assert!(!said.stderr.contains("note:"), "{said:#?}");
+    }
+    ragtune(&["index", "refresh"]).with("--index", &index).run().done();
+    assert_eq!(stats(&index)["encoder"], fingerprint);
     assert!(is_clean(&index));
 }

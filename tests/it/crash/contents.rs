@@ -10,6 +10,8 @@ pub struct Contents {
     pub ids: Vec<String>,
     pub passages: Vec<Passage>,
     pub generation: Option<Vectors>,
+    /// Who keeps which generations.
+    pub kept: Vec<(u32, Vec<String>)>,
 }
 
 /// A generation and what it answers.
@@ -23,8 +25,11 @@ pub struct Vectors {
     pub hits: Vec<Vec<Hit>>,
 }
 
-/// What an index holds; nothing where there is none. Searching through the graph, with a beam over everything, must find
-/// what exact search finds.
+/// A beam so narrow that the tiny corpus is walked: exact search is taken where there are not more than 20 passages for each place.
+const BEAM: usize = 2;
+
+/// What an index holds; nothing where there is none. A walk through the graph must find most of what exact search finds, each with
+/// the score that it has there.
 #[track_caller]
 pub fn contents(index: &Path) -> Option<Contents> {
     let corpus = match Corpus::open(index) {
@@ -37,10 +42,18 @@ pub fn contents(index: &Path) -> Option<Contents> {
     // The id of a deleted passage is empty.
     assert!(passages.iter().map(|passage| &passage.id).eq(ids.iter().filter(|id| !id.is_empty())));
     let generation = corpus.current().unwrap().map(|generation| {
-        let questions = &generation.vectors()[..3 * generation.dim()];
-        let ask = |how| generation.search(questions, 5, how, Trust::StaleAllowed).unwrap();
-        let hits = ask(Search::Exact);
-        assert_eq!(hits, ask(Search::Graph { ef: corpus.len() }));
+        let ask = |questions: &[f32], k, how| generation.search(questions, k, how, Trust::StaleAllowed).unwrap();
+        let hits = ask(&generation.vectors()[..3 * generation.dim()], 5, Search::Exact);
+        // Every passage as a question.
+        let all = ask(generation.vectors(), alive.len(), Search::Exact);
+        let walks = ask(generation.vectors(), BEAM, Search::Graph { ef: BEAM });
+        let mut right = 0;
+        for (walk, all) in walks.iter().zip(&all) {
+            assert!(walk.len() == BEAM && walk.iter().all(|hit| all.contains(hit)), "{walk:?}");
+            right += walk.iter().filter(|hit| hit.score >= all[BEAM - 1].score).count();
+        }
+        let recall = right as f64 / (BEAM * walks.len()) as f64;
+        assert!(recall >= 0.7, "the graph finds {recall}");
         Vectors {
             number: generation.number(),
             encoder: generation.fingerprint().id(),
@@ -48,7 +61,9 @@ pub fn contents(index: &Path) -> Option<Contents> {
             hits,
         }
     });
-    Some(Contents { ids, passages, generation })
+    let kept = corpus.generations().unwrap().into_iter().map(|info| (info.number, info.protected_by));
+    let kept = kept.filter(|(_, owners)| !owners.is_empty()).collect();
+    Some(Contents { ids, passages, generation, kept })
 }
 
 /// In a few words: the whole is too long for a message.
@@ -56,10 +71,11 @@ pub fn brief(contents: &Option<Contents>) -> String {
     match contents {
         None => "no index".into(),
         Some(Contents { ids, generation: None, .. }) => format!("{} passages without vectors", ids.len()),
-        Some(Contents { ids, generation: Some(vectors), .. }) => {
+        Some(Contents { ids, generation: Some(vectors), kept, .. }) => {
             let bytes: Vec<u8> = vectors.bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
             let digest = &blake3::hash(&bytes).to_hex()[..8];
-            format!("{} passages, generation {} by {}, vectors {digest}", ids.len(), vectors.number, vectors.encoder)
+            let Vectors { number, encoder, .. } = vectors;
+            format!("{} passages, generation {number} by {encoder}, vectors {digest}, kept {kept:?}", ids.len())
         }
     }
 }

@@ -23,6 +23,9 @@ pub struct Operation<'a> {
     pub between: Option<&'a dyn Fn(Contents) -> Contents>,
     /// Whether what is searched is another afterwards.
     pub changes: bool,
+    /// Whether it ends by protecting the generation it made: a kill before that leaves one that only the same command, done again,
+    /// protects.
+    pub protects: bool,
 }
 
 /// How many rounds an operation with this share of 200 gets.
@@ -71,7 +74,14 @@ impl Operation<'_> {
             running.kill_when(|| writing(&index, id), wait);
 
             let found = contents(&index);
-            let state = states.iter().position(|state| *state == found);
+            let unprotected = |state: &Option<Contents>| match (state, &states[0]) {
+                (Some(state), before) if self.protects => {
+                    let kept = before.as_ref().map_or(Vec::new(), |before| before.kept.clone());
+                    Some(Contents { kept, ..state.clone() }) == found
+                }
+                _ => false,
+            };
+            let state = states.iter().position(|state| *state == found || unprotected(state));
             let state = state.unwrap_or_else(|| {
                 let states: Vec<String> = states.iter().map(brief).collect();
                 panic!("{context}: {} is none of {states:?}", brief(&found));
@@ -81,7 +91,7 @@ impl Operation<'_> {
                 repaired(&index, round % 8 == 0, &context);
                 assert_eq!(contents(&index), found, "{context}: mending changed what is there");
             }
-            if round % 2 == 0 && state < 2 {
+            if (round % 2 == 0 && state < 2) || found != states[state] {
                 (self.command)(&index).run().done();
                 let again = contents(&index);
                 assert!(

@@ -27,14 +27,21 @@ pub struct Recording {
     pub is_dir: Vec<bool>,
 }
 
-/// Runs a command to its end, which must be a good one, and records what it does under `root`, a canonical path. An error
-/// where the system does not permit it.
-pub fn record(command: &mut Command, root: &Path) -> io::Result<Recording> {
+/// Runs a command to its end, which must be a good one, and records what it does under `root`, a canonical path. Nothing where the
+/// system does not permit to watch a process; an error is one of the watching, which must not pass for that.
+pub fn record(command: &mut Command, root: &Path) -> io::Result<Option<Recording>> {
     let mut recorder = Recorder::new(root)?;
     let before = recorder.ops.len();
     // SAFETY: called in the child between fork and exec; ptrace is one system call and allocates nothing.
     unsafe { command.pre_exec(|| ptrace(libc::PTRACE_TRACEME, 0, 0, 0).map(drop)) };
-    let main = command.spawn()?.id() as libc::pid_t;
+    let main = match command.spawn() {
+        Ok(child) => child.id() as libc::pid_t,
+        // What the child's request to be watched was answered with; the program itself is this one, and runs.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EACCES)) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
     let mut status = 0;
     // SAFETY: `status` lives as long as the call. The child has stopped at its exec.
     unsafe { libc::waitpid(main, &mut status, 0) };
@@ -76,7 +83,7 @@ pub fn record(command: &mut Command, root: &Path) -> io::Result<Recording> {
         let _ = ptrace(libc::PTRACE_SYSCALL, thread, 0, deliver);
     }
     assert_eq!(ended, Some(0), "the watched process failed");
-    Ok(Recording { ops: recorder.ops, before, is_dir: recorder.is_dir })
+    Ok(Some(Recording { ops: recorder.ops, before, is_dir: recorder.is_dir }))
 }
 
 fn ptrace(request: libc::c_uint, thread: libc::pid_t, address: usize, data: usize) -> io::Result<libc::c_long> {
