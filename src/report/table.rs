@@ -245,8 +245,8 @@ fn work(rows: &[Row]) -> Grid {
         add("prompts remembered", &|row| units::count(row.cost.remembered_prompts.round() as u64));
         add("  FLOPs that saved", &|row| units::flops(row.cost.remembered_flops));
     }
-    // The sum of no number is a negative zero.
-    let saved = |row: &Row| row.cost.stages.iter().fold(0.0, |sum, stage| sum + stage.steps_saved);
+    // Of nothing at all the sum is -0.
+    let saved = |row: &Row| row.cost.stages.iter().map(|stage| stage.steps_saved).sum::<f64>() + 0.0;
     if rows.iter().any(|row| saved(row) > 0.0) {
         add("steps saved by early stopping", &|row| format!("{:.0}", saved(row)));
     }
