@@ -28,7 +28,7 @@ fn the_same_settings_lead_to_the_losses_they_led_to_when_the_code_version_was_ra
         losses("joint", "joint", &["--train-passages", "true", "--refresh-every", "2", "--lr-encoder", "1e-4"]),
         losses("adapter", "generator", &["--lora-rank", "2", "--lora-dropout", "0.1", "--reader", "concat"]),
     ];
-    let expected = [[67.4232, 32.8095, 59.0499, 37.2232], [67.7039, 32.9752, 58.9526, 37.3216]];
+    let expected: [&[f64]; 2] = [&[67.4232, 32.8095, 59.0499, 37.2232], &[67.7039, 32.9752, 58.9526, 37.3216]];
     let near = |(found, expected): (&f64, &f64)| (found - expected).abs() <= TOLERANCE * expected.abs();
     for (found, expected) in found.iter().zip(expected) {
         assert!(

@@ -49,7 +49,7 @@ fn a_stage_over_other_passages_is_another_stage() {
         ["tiny/train.jsonl", "tiny/dev.jsonl"].map(|file| std::fs::read_to_string(fixture(file)).unwrap()).concat();
     let corpus = lines(&fixture("tiny/corpus.jsonl"));
     let mut ids = corpus.iter().map(|passage| passage["id"].as_str().unwrap());
-    let spare = ids.find(|id| !asked.contains(&format!("\"{id}\"")));
+    let spare = ids.find(|id: &&str| !asked.contains(&format!("\"{id}\"")));
     if let Some(spare) = spare {
         index(&["delete", "--id", spare]).run().done();
         seen.push(run("deleted"));
