@@ -4,8 +4,10 @@ without the search of learning rates.
     python lawton_table.py NAME=FOLDER [NAME=FOLDER ...]
 
 CPU s: what a run costs by itself, evaluation included, mean over the seeds, stages that were shared charged in full; refreshes: index
-refreshes, the last one before the evaluation included; search: what all
-points of its learning rates cost in CPU seconds, trained and evaluated, the chosen ones among them.
+refreshes, the last one before the evaluation included; search: what all points of its learning rates cost in CPU seconds, once for
+all seeds: every stage that they trained or took from others, once, and their evaluations. The chosen points are among them, whose
+training is in the CPU seconds of a run too; `ragtune compare` leaves out of its `learning-rate search` what the runs are charged for
+already, so that there the two add up.
 """
 
 import gzip
@@ -32,6 +34,16 @@ def bill(record):
     return [record["ledger"]] + [stage["ledger"] for stage in record["stages"] if stage["reused"]]
 
 
+def searched(points):
+    """The ledgers of a search: what its points spent, and each stage once that they took over and none of them trained."""
+    ledgers = [point["ledger"] for point in points]
+    stages = [stage for point in points for stage in point.get("stages", [])]
+    trained = {stage["id"] for stage in stages if not stage["reused"]}
+    ledgers += {stage["id"]: stage["ledger"] for stage in stages if stage["id"] not in trained}.values()
+    # Records of earlier versions tell of the searched stage alone.
+    return ledgers + [point["training"] for point in points if "training" in point]
+
+
 def main():
     for name, folder in (one.split("=", 1) for one in sys.argv[1:]):
         runs = {}
@@ -50,7 +62,7 @@ def main():
             runs_cpu = statistics.mean(cpu(bill(record)) for record in of)
             refreshes = statistics.mean(cpu(bill(record), "refresh") for record in of)
             points = of[0].get("search", [])
-            search = cpu([point["ledger"] for point in points] + [point["training"] for point in points if "training" in point])
+            search = cpu(searched(points))
             rates = sorted({(record["config"]["lr-encoder"], record["config"]["lr-generator"]) for record in of})
             print(
                 f"| {label} | {mean(lambda f: f['em']):.1f} ({seeds}) | {mean(lambda f: f['f1']):.1f} | "

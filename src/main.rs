@@ -1,6 +1,7 @@
 //! The program: parse, run, print the error chain with its hint, leave with an exit code.
 //!
-//! Exit codes: 0 done; 1 the thing asked about is not so (`index check` found a defect, `data check` a problem); 2 an error;
+//! Exit codes: 0 done; 1 the thing asked about is not so (`index check` found a defect, `data check` a problem, a run of a comparison
+//! diverged); 2 an error;
 //! 130 interrupted by a signal after a checkpoint was written.
 
 use std::process::ExitCode;

@@ -30,7 +30,8 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     let (refreshes, others) = (moving * expected.refreshes, moving * expected.others);
     let passages = refreshes * corpus.len() as u64 + others;
     let at_most = if expected.at_most && moving > 0 { "at most " } else { "" };
-    let questions = stages.len() as u64 * config.steps * config.batch_size as u64;
+    let steps: u64 = (0..stages.len()).map(|number| config.steps_of(number, stages.len())).sum();
+    let questions = steps * config.batch_size as u64;
     let speed = build_note(&corpus)?.map(|note| note.passages_per_second).filter(|speed| *speed > 0.0);
     let seconds = speed.map(|speed| passages as f64 / speed);
     if json {

@@ -1,5 +1,5 @@
-//! A comparison as it was meant: which runs make it up, and which learning rates are tried for them. Pure: `commands::compare`
-//! runs them.
+//! A comparison as it was meant: which runs make it up, and which learning rates are tried for them. `commands::compare` runs
+//! them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config::TrainConfig;
+use crate::data::{self, QuestionSet, questions, splits};
 use crate::error::{Context, Error, Result};
 
 pub mod search;
@@ -138,6 +139,29 @@ impl Comparing {
             .hint("give questions that are neither trained on nor reported: what is chosen by the reported ones looks too good"));
         }
         Ok(rows)
+    }
+
+    /// Refuses rows whose selection questions are trained on or reported, before the first run: a search scores its points on
+    /// them, and only the last run of a row would notice.
+    pub fn check_questions(&self, rows: &[Row]) -> Result<()> {
+        let mut known: BTreeMap<&Path, QuestionSet> = BTreeMap::new();
+        for row in rows {
+            let TrainConfig { questions, eval_questions, selection_questions, .. } = &row.config;
+            let Some(selection) = selection_questions else { continue };
+            for path in [questions, eval_questions, selection] {
+                if !known.contains_key(path.as_path()) {
+                    known.insert(path, questions::read(path).map_err(data::expected)?);
+                }
+            }
+            let of = |path: &PathBuf| known.get(path.as_path());
+            if let (Some(questions), Some(reported), Some(selection)) =
+                (of(questions), of(eval_questions), of(selection))
+            {
+                splits::refuse_trained(questions, selection, "selection", "selection-questions")?;
+                splits::refuse_reported(selection, reported)?;
+            }
+        }
+        Ok(())
     }
 
     /// The folder of one run.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Rates;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::strategies::Trains;
 
 /// A part with a learning rate of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,17 +19,29 @@ pub enum Part {
     Encoder,
     /// The generator.
     Generator,
+    /// The selector.
+    Selector,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Part; 2] = [Part::Encoder, Part::Generator];
+    pub const ALL: [Part; 3] = [Part::Encoder, Part::Generator, Part::Selector];
 
     /// Its name in records.
     pub fn name(self) -> &'static str {
         match self {
             Part::Encoder => "encoder",
             Part::Generator => "generator",
+            Part::Selector => "selector",
+        }
+    }
+
+    /// Whether it moves where these parts do.
+    pub fn moves(self, trains: &Trains) -> bool {
+        match self {
+            Part::Encoder => trains.encoder(),
+            Part::Generator => trains.generator,
+            Part::Selector => trains.selector,
         }
     }
 
@@ -37,6 +50,7 @@ impl Part {
         match self {
             Part::Encoder => config.lr_encoder,
             Part::Generator => config.lr_generator,
+            Part::Selector => config.lr_selector,
         }
     }
 
@@ -45,6 +59,7 @@ impl Part {
         match self {
             Part::Encoder => config.lr_encoder = rate,
             Part::Generator => config.lr_generator = rate,
+            Part::Selector => config.lr_selector = rate,
         }
     }
 
@@ -53,6 +68,7 @@ impl Part {
         match self {
             Part::Encoder => "lr-encoder",
             Part::Generator => "lr-generator",
+            Part::Selector => "lr-selector",
         }
     }
 }
@@ -61,7 +77,7 @@ impl Part {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// Every listed rate (for two parts that train together: every pair).
+    /// Every listed rate (for parts that train together: every combination).
     #[default]
     Grid,
     /// So many points, log-uniform between the smallest and the largest listed rate.
@@ -84,6 +100,9 @@ pub struct Search {
     /// Rates of the generator.
     #[serde(default = "lawton")]
     pub lr_generator: Vec<f64>,
+    /// Rates of the selector; without any it is not searched, and the comparison says so.
+    #[serde(default)]
+    pub lr_selector: Vec<f64>,
     /// Points of a random search.
     #[serde(default = "default_points")]
     pub points: usize,
@@ -121,6 +140,7 @@ impl Search {
         match part {
             Part::Encoder => &self.lr_encoder,
             Part::Generator => &self.lr_generator,
+            Part::Selector => &self.lr_selector,
         }
     }
 
@@ -129,7 +149,7 @@ impl Search {
         for part in Part::ALL {
             let rates = self.rates(part);
             let setting = part.setting();
-            if rates.is_empty() {
+            if rates.is_empty() && part != Part::Selector {
                 return Err(Error::new(format!("[search] lists no `{setting}`"))
                     .hint("leave it out for the nine rates of Lawton et al."));
             }
@@ -202,29 +222,38 @@ pub fn choose(scores: &[f64]) -> Vec<usize> {
     order
 }
 
-/// The parts whose chosen rate is the smallest or largest of those tried: the best may lie beyond.
-pub fn on_the_edge(chosen: &Point, tried: &[Point]) -> Vec<(Part, f64)> {
+/// The parts whose chosen rate lies at an end of the range: the best may lie beyond. Of a list that is its smallest and its largest
+/// rate. Rates that were drawn never meet the ends, and the smallest of them says nothing: there it is the outermost twentieths of
+/// the range, on the scale of logarithms that they were drawn on.
+pub fn on_the_edge(search: &Search, chosen: &Point) -> Vec<(Part, f64)> {
     let mut found = Vec::new();
     for (part, rate) in chosen {
-        let rates: Vec<f64> = tried.iter().filter_map(|point| point.get(part).copied()).collect();
-        let low = rates.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = rates.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if low < high && (*rate == low || *rate == high) {
+        let logs: Vec<f64> = search.rates(*part).iter().map(|rate| rate.ln()).collect();
+        let low = logs.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let margin = if search.method == Method::Random { EDGE * (high - low) } else { 0.0 };
+        if low < high && (rate.ln() <= low + margin || rate.ln() >= high - margin) {
             found.push((*part, *rate));
         }
     }
     found
 }
 
+/// What share of a range, from either end, is its edge where rates are drawn.
+const EDGE: f64 = 0.05;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PAIR: [Part; 2] = [Part::Encoder, Part::Generator];
 
     fn search(method: Method) -> Search {
         Search {
             method,
             lr_encoder: vec![1e-6, 1e-5, 1e-4],
             lr_generator: vec![1e-4, 1e-3],
+            lr_selector: Vec::new(),
             points: 5,
             seed: 7,
             eta: 3,
@@ -235,12 +264,12 @@ mod tests {
     #[test]
     fn a_grid_has_every_pair_and_random_points_lie_within_it() {
         assert_eq!(lawton().len(), 9);
-        let grid = points(&search(Method::Grid), &Part::ALL);
+        let grid = points(&search(Method::Grid), &PAIR);
         assert_eq!(grid.len(), 6);
         assert_eq!(points(&search(Method::Grid), &[Part::Generator]).len(), 2);
-        let random = points(&search(Method::Random), &Part::ALL);
+        let random = points(&search(Method::Random), &PAIR);
         assert_eq!(random.len(), 5);
-        assert_eq!(random, points(&search(Method::Random), &Part::ALL));
+        assert_eq!(random, points(&search(Method::Random), &PAIR));
         assert!(random.iter().all(|point| (1e-6..=1e-4).contains(&point[&Part::Encoder])));
         assert!(random.windows(2).all(|pair| pair[0] != pair[1]));
     }
@@ -257,11 +286,16 @@ mod tests {
     #[test]
     fn the_best_is_chosen_and_an_edge_is_noticed() {
         assert_eq!(choose(&[0.1, 0.3, 0.3, f64::NEG_INFINITY]), [1, 2, 0, 3]);
-        let tried = points(&search(Method::Grid), &Part::ALL);
+        let grid = search(Method::Grid);
         let point = |e: f64, g: f64| Point::from([(Part::Encoder, e), (Part::Generator, g)]);
-        assert_eq!(on_the_edge(&point(1e-5, 1e-4), &tried), [(Part::Generator, 1e-4)]);
-        assert_eq!(on_the_edge(&point(1e-4, 1e-3), &tried).len(), 2);
-        let single = points(&Search { lr_encoder: vec![1e-5], ..search(Method::Grid) }, &[Part::Encoder]);
-        assert!(on_the_edge(&single[0], &single).is_empty());
+        assert_eq!(on_the_edge(&grid, &point(1e-5, 1e-4)), [(Part::Generator, 1e-4)]);
+        assert_eq!(on_the_edge(&grid, &point(1e-4, 1e-3)).len(), 2);
+        let single = Search { lr_encoder: vec![1e-5], ..search(Method::Grid) };
+        assert!(on_the_edge(&single, &Point::from([(Part::Encoder, 1e-5)])).is_empty());
+        // Of rates that are drawn one is always the smallest: it is at the edge where it lies at the end of the range.
+        let random = search(Method::Random);
+        assert!(on_the_edge(&random, &point(2e-6, 5e-4)).is_empty());
+        assert_eq!(on_the_edge(&random, &point(1.1e-6, 5e-4)), [(Part::Encoder, 1.1e-6)]);
+        assert_eq!(on_the_edge(&random, &point(9.5e-5, 9.6e-4)).len(), 2);
     }
 }

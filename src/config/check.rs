@@ -52,6 +52,12 @@ impl TrainConfig {
             positive("--lora-alpha", self.lora_alpha)?;
         }
         crate::train::check_metric(&self.select_by)?;
+        if let (Some(steps), 0) = (self.last_steps, self.only_stages) {
+            return Err(Error::new(format!(
+                "`last-steps = {steps}` is about the last of `only-stages`, which is not given"
+            ))
+            .hint("set `steps`; `last-steps` and `only-stages` are for searches of learning rates"));
+        }
         if self.early_stop > 0 {
             if self.selection_questions.is_none() {
                 return Err(Error::new(format!(

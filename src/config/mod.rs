@@ -49,6 +49,9 @@ pub struct TrainConfig {
     /// Only so many stages of the strategy, as a search for the learning rate of one of them needs; 0: all.
     #[serde(default)]
     pub only_stages: usize,
+    /// Steps of the last of these stages, where a search cuts it short: those before it are as long as ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_steps: Option<u64>,
     #[serde(default = "defaults::refresh")]
     pub refresh: Policy,
     #[serde(default)]
@@ -299,6 +302,11 @@ impl TrainConfig {
             stages.truncate(self.only_stages);
         }
         Ok(stages)
+    }
+
+    /// Optimiser steps of a stage, by its number among so many.
+    pub fn steps_of(&self, number: usize, stages: usize) -> u64 {
+        self.last_steps.filter(|_| number + 1 == stages).unwrap_or(self.steps)
     }
 
     /// What was said of the retriever.

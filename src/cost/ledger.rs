@@ -160,6 +160,11 @@ impl Span {
         self.add(Counts { bytes, ..Counts::default() })
     }
 
+    /// Adds questions that passages were looked for.
+    pub fn searches(&self, searches: u64) -> &Self {
+        self.add(Counts { searches, ..Counts::default() })
+    }
+
     /// Adds work of several kinds.
     pub fn add(&self, counts: Counts) -> &Self {
         self.ledger.0.borrow_mut().sum(Some(self.key)).counts.add(&counts);

@@ -15,6 +15,9 @@ pub struct Counts {
     pub passages: u64,
     /// Bytes written to disk.
     pub bytes: u64,
+    /// Questions that passages were looked for, by steps, minings and evaluations.
+    #[serde(default)]
+    pub searches: u64,
 }
 
 impl Counts {
@@ -24,6 +27,7 @@ impl Counts {
         self.flops += other.flops;
         self.passages = self.passages.saturating_add(other.passages);
         self.bytes = self.bytes.saturating_add(other.bytes);
+        self.searches = self.searches.saturating_add(other.searches);
     }
 }
 
@@ -67,6 +71,7 @@ impl Amounts {
                 flops: (now.flops - before.flops).max(0.0),
                 passages: now.passages.saturating_sub(before.passages),
                 bytes: now.bytes.saturating_sub(before.bytes),
+                searches: now.searches.saturating_sub(before.searches),
             },
             peak_memory_bytes: self.peak_memory_bytes,
             calls: self.calls.saturating_sub(earlier.calls),
@@ -210,7 +215,7 @@ mod tests {
     use super::*;
 
     fn entry(activity: Activity, phase: Phase, seconds: f64, tokens: u64) -> LedgerEntry {
-        let counts = Counts { tokens, flops: 2.0 * tokens as f64, passages: 1, bytes: 0 };
+        let counts = Counts { tokens, flops: 2.0 * tokens as f64, passages: 1, ..Counts::default() };
         let amounts = Amounts { seconds, cpu_seconds: seconds, counts, peak_memory_bytes: tokens, calls: 1 };
         LedgerEntry { activity, phase, amounts }
     }

@@ -11,6 +11,7 @@ mod fields;
 mod lines;
 pub mod questions;
 mod recognise;
+pub mod splits;
 mod squad;
 
 pub use check::{Understanding, check};

@@ -195,7 +195,8 @@ fn retrieve(
         true => Some(embed(pipeline, &texts, ledger)?),
         false => None,
     };
-    let _span = ledger.span(Phase::Retrieve);
+    let span = ledger.span(Phase::Retrieve);
+    span.searches(questions.len() as u64);
     let found = pipeline.find(&texts, vectors.as_deref(), depth, searcher.trust())?;
     let weights = match &vectors {
         Some(vectors) if weighs && !pipeline.retriever.is_dense() => {

@@ -13,6 +13,7 @@ pub mod decoding;
 pub mod device;
 pub mod dropout;
 pub mod encoder;
+pub mod files;
 pub mod folder;
 pub mod generator;
 pub mod lora;

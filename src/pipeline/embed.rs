@@ -178,7 +178,7 @@ impl<'a> Embedder<'a> {
                 tokens: lengths.iter().sum::<usize>() as u64,
                 flops: self.encoder.forward_flops(&lengths),
                 passages: batch.len() as u64,
-                bytes: 0,
+                ..Counts::default()
             })?;
         }
         Ok(Embeddings { vectors, truncated: tokenized.truncated as u64 })

@@ -111,7 +111,8 @@ impl Fresh {
         let generation = self.view.as_ref().unwrap_or(&pipeline.generation);
         let depth = if self.stale { self.settings.depth.max(k).min(pipeline.corpus.passages()) } else { k };
         let hits = {
-            let _span = ledger.span(Phase::Retrieve);
+            let span = ledger.span(Phase::Retrieve);
+            span.searches((questions.len() / pipeline.encoder.dim().max(1)) as u64);
             generation.search(questions, depth, pipeline.search, Trust::StaleAllowed)?
         };
         let candidates: Vec<Vec<u32>> = hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect();

@@ -6,6 +6,7 @@ use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 
 pub mod answer;
+pub mod contents;
 pub mod embed;
 pub mod fresh;
 pub mod held;

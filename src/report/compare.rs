@@ -3,6 +3,7 @@
 use super::cost::{Cost, Spread};
 use super::record::{RunRecord, Status};
 use super::scores::QuestionScore;
+use super::search;
 use super::settings::{labels, settings};
 use super::warnings::{Warning, alone, beside};
 use crate::error::{Error, Result};
@@ -63,10 +64,13 @@ pub struct Comparison {
 /// What a whole comparison took, where stages and searches are shared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spent {
-    /// Wall seconds of all runs and of every learning rate that was tried, each counted once.
+    /// Wall seconds of all runs and of every learning rate that was tried, each counted once, and of the stages that were taken over.
     pub seconds: f64,
     /// Of these, seconds of runs that only searched for learning rates.
     pub search_seconds: f64,
+    /// Of these, seconds of stages that runs outside of this comparison trained, each counted once.
+    #[serde(default)]
+    pub taken_over_seconds: f64,
     /// What the runs would have cost one by one, searches included, had nothing been shared.
     pub alone_seconds: f64,
 }
@@ -82,6 +86,9 @@ pub struct Row {
     pub reader: String,
     /// Seeds of its runs.
     pub seeds: Vec<u64>,
+    /// How many of its runs came to the evaluation: the quality is their mean.
+    #[serde(default)]
+    pub scored: usize,
     /// Whether all of its runs are finished.
     pub finished: bool,
     /// Quality by metric, 0 to 1.
@@ -114,8 +121,12 @@ pub fn compare(runs: Vec<(RunRecord, Vec<QuestionScore>)>, options: &CompareOpti
     let groups = group(&runs, options.group_seeds);
     let leaders: Vec<&RunRecord> = groups.iter().filter_map(|group| Some(&runs.get(*group.first()?)?.0)).collect();
     let labels = labels(&leaders, !options.group_seeds);
-    let tables: Vec<Vec<Scores>> =
-        groups.iter().map(|group| group.iter().filter_map(|&run| aligned.get(run).cloned()).collect()).collect();
+    // A run that never came to its evaluation has a cost and no quality: the means of its row are those of the others.
+    let scored = |run: &&usize| runs.get(**run).is_some_and(|(record, scores)| !is_unscored(record, scores));
+    let tables: Vec<Vec<Scores>> = groups
+        .iter()
+        .map(|group| group.iter().filter(scored).filter_map(|&run| aligned.get(run).cloned()).collect())
+        .collect();
     let means: Vec<Scores> = tables.iter().map(|runs| average(runs)).collect();
 
     let mut rows = Vec::new();
@@ -152,19 +163,23 @@ pub fn compare(runs: Vec<(RunRecord, Vec<QuestionScore>)>, options: &CompareOpti
 }
 
 fn spent(runs: &[(RunRecord, Vec<QuestionScore>)]) -> Spent {
-    let mut points: BTreeMap<&str, f64> = BTreeMap::new();
-    for point in runs.iter().flat_map(|(record, _)| &record.search) {
-        points.insert(&point.run, point.ledger.total_seconds());
-    }
-    let search_seconds: f64 = points.values().sum();
-    let own: f64 = runs.iter().map(|(record, _)| record.ledger.total_seconds()).sum();
+    let records: Vec<&RunRecord> = runs.iter().map(|(record, _)| record).collect();
+    let search_seconds: f64 =
+        search::points(records.iter().copied()).iter().map(|point| point.ledger.total_seconds()).sum();
+    let own: f64 = records.iter().map(|record| record.ledger.total_seconds()).sum();
+    let taken_over_seconds: f64 = search::taken_over(&records).iter().map(|ledger| ledger.total_seconds()).sum();
+    let whole: f64 = records.iter().map(|record| record.whole().total_seconds()).sum();
     // A row is searched for once, whatever the number of its seeds.
-    let mut searched: BTreeMap<&str, f64> = BTreeMap::new();
-    for (record, _) in runs {
-        searched.insert(record.name(), record.search_cost().total_seconds());
+    let searched = group(runs, true).into_iter().map(|group| {
+        let of_row: Vec<&RunRecord> = group.iter().filter_map(|&run| records.get(run).copied()).collect();
+        search::search_cost(&of_row).total_seconds()
+    });
+    Spent {
+        seconds: own + search_seconds + taken_over_seconds,
+        search_seconds,
+        taken_over_seconds,
+        alone_seconds: whole + searched.sum::<f64>(),
     }
-    let whole: f64 = runs.iter().map(|(record, _)| record.whole().total_seconds()).sum();
-    Spent { seconds: own + search_seconds, search_seconds, alone_seconds: whole + searched.values().sum::<f64>() }
 }
 
 /// Scores of one run by metric: one value a question in the order of the first run, none where it has no such score.
@@ -281,6 +296,7 @@ fn row(label: &str, records: &[&RunRecord], runs: &[Scores], scores: &Scores) ->
         strategy: records.first().map(|record| record.strategy.clone()).unwrap_or_default(),
         reader: records.first().map(|record| record.reading()).unwrap_or_default(),
         seeds: records.iter().map(|record| record.seed).collect(),
+        scored: runs.len(),
         finished: records.iter().all(|record| record.status == Status::Finished),
         metrics,
         differences: BTreeMap::new(),
@@ -331,10 +347,21 @@ fn doubts(runs: &[(RunRecord, Vec<QuestionScore>)], groups: &[Vec<usize>], rows:
             let (reference, other) = (first_row.seeds.clone(), row.seeds.clone());
             found.push(Warning::OtherSeed { run: row.label.clone(), reference, other });
         }
+        // What all seeds say of themselves is said of their row, once.
+        let shared: BTreeSet<&String> = group
+            .iter()
+            .filter_map(|&run| Some(runs.get(run)?.0.notes.iter().collect::<BTreeSet<_>>()))
+            .reduce(|all, notes| all.intersection(&notes).copied().collect())
+            .unwrap_or_default();
         for (record, _) in group.iter().filter_map(|&run| runs.get(run)) {
             let run =
                 if row.seeds.len() > 1 { format!("{} seed={}", row.label, record.seed) } else { row.label.clone() };
-            found.extend(alone(&run, record));
+            found.extend(alone(&run, record).into_iter().map(|warning| match warning {
+                Warning::Noted { note, .. } if shared.contains(&note) => {
+                    Warning::Noted { run: row.label.clone(), note }
+                }
+                other => other,
+            }));
             // Settings of a group are the same in all of its runs: once is enough.
             let again = |warning: &Warning| matches!(warning, Warning::OtherSettings { .. });
             let leader = group

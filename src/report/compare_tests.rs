@@ -3,6 +3,7 @@
 use super::*;
 use crate::cost::{Activity, Amounts, LedgerEntry, LedgerRecord, Phase};
 use crate::eval::statistics::{mean_interval, paired_bootstrap};
+use crate::report::record::{PointStage, SearchPoint, StageCharge};
 use crate::report::{DataFile, RefreshRecord};
 use serde_json::json;
 
@@ -229,6 +230,7 @@ fn the_published_averages_follow_from_the_published_rows() {
         let named = |name: &str| strategies.iter().find(|strategy| strategy["strategy"] == name).unwrap();
         let generator = named("Ft. Gen.");
         let mut runs = Vec::new();
+        let mut own = 0.0;
         for strategy in strategies {
             for pipeline in 0..4u64 {
                 let number =
@@ -236,9 +238,18 @@ fn the_published_averages_follow_from_the_published_rows() {
                 let seconds = |of| 3600.0 * number(of, "hours");
                 let (mut record, mut scores) =
                     run(strategy["strategy"].as_str().unwrap(), pipeline, &[0.0], seconds(strategy), 0.0);
-                if record.strategy == "2-Phase" {
-                    record.ledger.add(&run("Ft. Gen.", pipeline, &[], seconds(generator), 0.0).0.ledger);
+                let stage = |reused| StageCharge {
+                    id: format!("generator {pipeline}"),
+                    reused,
+                    ledger: run("Ft. Gen.", pipeline, &[], seconds(generator), 0.0).0.ledger,
+                    ..StageCharge::default()
+                };
+                match record.strategy.as_str() {
+                    "Ft. Gen." => record.stages.push(stage(false)),
+                    "2-Phase" => record.stages.push(stage(true)),
+                    _ => {}
                 }
+                own += seconds(strategy);
                 let share = |name| Some((number(strategy, name) / 100.0) as f32);
                 (scores[0].em, scores[0].f1) = (share("em"), share("f1"));
                 scores[0].recall = BTreeMap::from([(5, share("recall_5").unwrap())]);
@@ -247,6 +258,10 @@ fn the_published_averages_follow_from_the_published_rows() {
         }
         let found = compare(runs, &CompareOptions { group_seeds: true, ..options() }).unwrap();
         assert_eq!(found.rows.len(), 7);
+        // The shared stage is paid for once and charged twice.
+        assert!((found.spent.seconds - own).abs() < 1e-6 * own && found.spent.taken_over_seconds == 0.0);
+        let alone: f64 = found.rows.iter().map(|row| 4.0 * row.cost.seconds.mean).sum();
+        assert!((found.spent.alone_seconds - alone).abs() < 1e-6 * alone && alone > own);
         for row in &found.rows {
             let average = &named(&row.strategy)["average"];
             // Rows and averages are rounded to one decimal each.
@@ -265,6 +280,132 @@ fn the_published_averages_follow_from_the_published_rows() {
             close(row.cost.seconds.mean / 3600.0, "hours");
         }
     }
+}
+
+/// A ledger of so many seconds.
+fn spent(seconds: f64) -> LedgerRecord {
+    run("", 0, &[], seconds, 0.0).0.ledger
+}
+
+/// A finished run that itself spent `own` seconds, with stages `(id, reused, seconds)`.
+fn staged(label: &str, seed: u64, own: f64, stages: &[(&str, bool, f64)], search: &[SearchPoint]) -> Scored {
+    let (mut record, scores) = run("two-phase", seed, &[1.0, 0.0], own, 0.0);
+    record.label = label.to_owned();
+    record.stages = stages
+        .iter()
+        .map(|(id, reused, seconds)| StageCharge {
+            id: (*id).to_owned(),
+            reused: *reused,
+            ledger: spent(*seconds),
+            ..StageCharge::default()
+        })
+        .collect();
+    record.search = search.to_vec();
+    (record, scores)
+}
+
+fn point(run: &str, own: f64, stages: &[(&str, bool, f64)]) -> SearchPoint {
+    let stage = |(id, reused, seconds): &(&str, bool, f64)| PointStage {
+        id: (*id).to_owned(),
+        reused: *reused,
+        ledger: spent(*seconds),
+    };
+    SearchPoint {
+        run: run.to_owned(),
+        id: stages.last().map(|stage| stage.0.to_owned()).unwrap_or_default(),
+        ledger: spent(own),
+        stages: stages.iter().map(stage).collect(),
+        ..SearchPoint::default()
+    }
+}
+
+#[test]
+fn the_cost_of_a_search_leaves_out_what_the_runs_of_all_seeds_are_charged_for_already() {
+    // The first point trains the stage before the searched one, which is not searched itself, and the second takes it; the first
+    // seed's run takes both, the second's trains its own.
+    let points = [
+        point("p1", 20.0, &[("g0", false, 12.0), ("e0", false, 5.0)]),
+        point("p2", 9.0, &[("g0", true, 12.0), ("x", false, 6.0)]),
+    ];
+    let runs = || {
+        vec![
+            staged("two-phase", 0, 4.0, &[("g0", true, 12.0), ("e0", true, 5.0)], &points),
+            staged("two-phase", 1, 22.0, &[("g1", false, 13.0), ("e1", false, 6.0)], &points),
+        ]
+    };
+    let found = compare(runs(), &CompareOptions { group_seeds: true, ..options() }).unwrap();
+    let cost = &found.rows[0].cost;
+    assert_eq!((cost.seconds.mean, cost.search_points), ((21.0 + 22.0) / 2.0, 2));
+    assert_eq!(cost.search_seconds, 29.0 - 17.0);
+    assert_eq!((found.spent.seconds, found.spent.search_seconds), (55.0, 29.0));
+    // Nothing is shared with any other row: by itself it costs what was spent, in whatever order its seeds are named.
+    assert_eq!(found.spent.alone_seconds, 55.0);
+    let turned =
+        compare(runs().into_iter().rev().collect(), &CompareOptions { group_seeds: true, ..options() }).unwrap();
+    assert_eq!((turned.spent, turned.rows[0].cost.search_seconds), (found.spent, 12.0));
+}
+
+#[test]
+fn stages_that_runs_outside_trained_are_counted_once_and_said() {
+    let points = [point("p", 3.0, &[("z", true, 7.0), ("e", false, 2.0)])];
+    let runs = vec![
+        staged("a", 0, 4.0, &[("z", true, 7.0)], &[]),
+        staged("b", 0, 5.0, &[("z", true, 7.0), ("e", true, 2.0)], &points),
+    ];
+    let found = compare(runs, &options()).unwrap();
+    assert_eq!((found.spent.taken_over_seconds, found.spent.seconds), (7.0, 4.0 + 5.0 + 3.0 + 7.0));
+    // a: 4 + 7; b: its run 5 + 7 + 2 and its search 3 + 7, less the two stages that its run is charged for.
+    assert_eq!(found.spent.alone_seconds, 11.0 + 14.0 + 1.0);
+    let text = crate::report::text(&found);
+    assert!(text.contains("7.00 s by runs outside of it"), "{text}");
+}
+
+#[test]
+fn a_point_of_an_earlier_version_is_charged_for_a_training_that_was_taken() {
+    let old = SearchPoint { stages: Vec::new(), training: Some(spent(7.0)), ..point("p", 2.0, &[("z", true, 7.0)]) };
+    let found = compare(vec![staged("a", 0, 4.0, &[("z", true, 7.0)], &[old])], &options()).unwrap();
+    assert_eq!((found.rows[0].cost.search_seconds, found.spent.seconds), (2.0, 4.0 + 2.0 + 7.0));
+}
+
+#[test]
+fn a_seed_that_diverged_takes_no_part_in_the_means_of_its_row_and_is_named() {
+    let (a, _) = patterns();
+    let mut diverged = run("joint", 2, &[], 3.0, 0.0);
+    (diverged.0.status, diverged.0.steps_total) = (Status::Diverged, 9);
+    let runs = vec![run("joint", 1, &a, 5.0, 0.0), diverged];
+    let found = compare(runs, &CompareOptions { group_seeds: true, ..options() }).unwrap();
+    assert!((found.rows[0].metrics["em"].interval.mean - 1.0 / 3.0).abs() < 1e-9);
+    assert_eq!((found.rows[0].scored, found.rows[0].seeds.len(), found.rows[0].cost.seconds.mean), (1, 2, 4.0));
+    assert!(found.warnings.iter().any(Warning::is_divergence), "{:?}", found.warnings);
+    assert!(crate::report::text(&found).contains("1 of 2"));
+}
+
+#[test]
+fn what_all_seeds_say_of_themselves_is_said_once() {
+    let (a, _) = patterns();
+    let noted = |seed, notes: &[&str]| {
+        let mut scored = run("joint", seed, &a, 1.0, 0.0);
+        scored.0.notes = notes.iter().map(|note| (*note).to_owned()).collect();
+        scored
+    };
+    let runs = vec![noted(1, &["both", "first"]), noted(2, &["both"])];
+    let found = compare(runs, &CompareOptions { group_seeds: true, ..options() }).unwrap();
+    let said: Vec<String> = found.warnings.iter().map(Warning::to_string).collect();
+    assert_eq!(said, ["`joint`: both", "`joint seed=1`: first"]);
+}
+
+#[test]
+fn another_corpus_is_known_by_its_passages_where_both_records_tell_them() {
+    let (a, _) = patterns();
+    let searched = |passages: Option<&str>, hash: &str| {
+        let mut scored = run("joint", 1, &a, 1.0, 0.0);
+        (scored.0.data.passages, scored.0.data.corpus.hash) = (passages.map(str::to_owned), hash.to_owned());
+        scored
+    };
+    let warned = |one, other| !compare(vec![one, other], &options()).unwrap().warnings.is_empty();
+    assert!(warned(searched(Some("p"), "file"), searched(Some("q"), "file")));
+    assert!(!warned(searched(Some("p"), "file"), searched(Some("p"), "other")));
+    assert!(!warned(searched(None, "file"), searched(Some("p"), "file")));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The cost of a row of the comparison: one run, or the mean over runs that differ by seed only.
 
 use super::record::{RunRecord, StageCharge};
+use super::search::{points, search_cost};
 use crate::cost::{Activity, Amounts, Counts, LedgerRecord, Phase};
 use crate::eval::statistics::{deviation, mean};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A mean over runs, and how far they lie apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,12 @@ pub struct StageCost {
     pub steps: f64,
     /// Optimiser steps that early stopping saved.
     pub steps_saved: f64,
+    /// The equation it minimised.
+    #[serde(default)]
+    pub equation: String,
+    /// What the equation was told.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// Wall seconds, whoever paid.
     pub seconds: f64,
     /// Whether every run took it from another run instead of training it.
@@ -62,7 +70,17 @@ pub struct Cost {
     pub refreshes: f64,
     /// Its stages in order, mean over the runs.
     pub stages: Vec<StageCost>,
-    /// Wall seconds that the search for its learning rates adds; 0 where none was searched.
+    /// Prompts whose likelihood under the frozen generator was remembered instead of being computed, mean over the runs.
+    #[serde(default)]
+    pub remembered_prompts: f64,
+    /// Modelled operations that this saved.
+    #[serde(default)]
+    pub remembered_flops: f64,
+    /// Bytes of the vectors and the graph that are searched in the end: the largest of any run.
+    #[serde(default)]
+    pub index_bytes: u64,
+    /// Wall seconds that the search for its learning rates adds to the bills of its runs, once for all of its seeds: what all points
+    /// spent, less the stages that those bills have already; 0 where none was searched.
     pub search_seconds: f64,
     /// Learning rates (or pairs of them) that were tried for it.
     pub search_points: u64,
@@ -78,7 +96,6 @@ impl Cost {
             wholes.iter().zip(records).map(|(whole, record)| (whole, record.refreshed())).collect();
         let mut sum = LedgerRecord::default();
         runs.iter().for_each(|(ledger, _)| sum.add(ledger));
-        let searched: Vec<f64> = records.iter().map(|record| record.search_cost().total_seconds()).collect();
         let count = runs.len().max(1) as f64;
         let mut lines = Vec::new();
         for activity in Activity::ALL {
@@ -92,6 +109,7 @@ impl Cost {
             }
         }
         let seconds: Vec<f64> = runs.iter().map(|(ledger, _)| ledger.total_seconds()).collect();
+        let average = |of: &dyn Fn(&RunRecord) -> f64| records.iter().map(|record| of(record)).sum::<f64>() / count;
         Self {
             seconds: Spread { mean: mean(&seconds).unwrap_or_default(), deviation: deviation(&seconds) },
             ratio: None,
@@ -102,8 +120,15 @@ impl Cost {
             refresh_share: sum.refresh_share(),
             refreshes: runs.iter().map(|&(_, refreshes)| refreshes as f64).sum::<f64>() / count,
             stages: stages(records),
-            search_seconds: mean(&searched).unwrap_or_default(),
-            search_points: records.first().map_or(0, |record| record.search.len() as u64),
+            remembered_prompts: average(&|record| record.remembered.prompts as f64),
+            remembered_flops: average(&|record| record.remembered.flops),
+            index_bytes: records
+                .iter()
+                .map(|record| record.index.vector_bytes + record.index.graph_bytes)
+                .max()
+                .unwrap_or_default(),
+            search_seconds: search_cost(records).total_seconds(),
+            search_points: points(records.iter().copied()).len() as u64,
             total: divided(&sum.total(), count),
         }
     }
@@ -145,6 +170,8 @@ fn stages(records: &[&RunRecord]) -> Vec<StageCost> {
             StageCost {
                 name: all.first().map(|stage| stage.name.clone()).unwrap_or_default(),
                 steps: average(&|stage| stage.steps as f64),
+                equation: all.first().map(|stage| stage.equation.clone()).unwrap_or_default(),
+                settings: all.first().map(|stage| stage.settings.clone()).unwrap_or_default(),
                 steps_saved: average(&|stage| stage.steps_asked.saturating_sub(stage.steps) as f64),
                 seconds: average(&|stage| stage.ledger.total_seconds()),
                 reused: all.iter().all(|stage| stage.reused),
@@ -164,6 +191,7 @@ fn divided(amounts: &Amounts, by: f64) -> Amounts {
             flops: counts.flops / by,
             passages: whole(counts.passages),
             bytes: whole(counts.bytes),
+            searches: whole(counts.searches),
         },
         peak_memory_bytes: amounts.peak_memory_bytes,
         calls: whole(amounts.calls),

@@ -11,6 +11,7 @@ pub mod html;
 pub mod record;
 pub mod refresh;
 pub mod scores;
+mod search;
 pub mod selection;
 pub mod settings;
 pub mod table;

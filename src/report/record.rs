@@ -148,6 +148,9 @@ pub struct StageCharge {
     pub name: String,
     /// The equation it minimised.
     pub equation: String,
+    /// What the equation was told, as it took effect: temperatures, length normalisation, direction of a divergence.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// Whether it was taken from the store, where another run had put it, instead of being trained here.
     pub reused: bool,
     /// Optimiser steps done.
@@ -179,11 +182,25 @@ pub struct SearchPoint {
     pub chosen: bool,
     /// Its run folder.
     pub run: String,
-    /// What it cost beyond the stages before it: its training and its evaluation.
+    /// What its run itself spent: every stage that it trained, and its evaluation.
     pub ledger: LedgerRecord,
-    /// The training of its stage where another run had done that, so that it is not in `ledger`; charged all the same.
+    /// The stages of its run, those before the searched one included.
+    #[serde(default)]
+    pub stages: Vec<PointStage>,
+    /// In records of earlier versions, which have no `stages`: the training of the searched stage where another run had done that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<LedgerRecord>,
+}
+
+/// A stage in a point of a search.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PointStage {
+    /// Its id.
+    pub id: String,
+    /// Whether another run had trained it, so that it is not in the point's ledger.
+    pub reused: bool,
+    /// What it cost, whoever paid.
+    pub ledger: LedgerRecord,
 }
 
 /// The files of a run.
@@ -195,6 +212,22 @@ pub struct DataRecord {
     pub questions: Option<DataFile>,
     /// Questions of the evaluation.
     pub eval_questions: DataFile,
+    /// Questions that decide, where any were named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<DataFile>,
+    /// Digest of the passages that were in the index, whatever file it was built from; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passages: Option<String>,
+}
+
+impl DataRecord {
+    /// What names the passages: their digest, or the hash of the corpus file where one of two records has no digest.
+    pub fn searched<'r>(&'r self, other: &'r DataRecord) -> (&'r str, &'r str) {
+        match (&self.passages, &other.passages) {
+            (Some(ours), Some(theirs)) => (ours.as_str(), theirs.as_str()),
+            _ => (self.corpus.hash.as_str(), other.corpus.hash.as_str()),
+        }
+    }
 }
 
 /// One file that was read.
@@ -219,6 +252,15 @@ pub struct IndexRecord {
     pub final_generation: u32,
     /// Id of the fingerprint of the encoder that embedded the final generation.
     pub fingerprint: String,
+    /// Id of the fingerprint of the vectors that the base encoder searched; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_fingerprint: Option<String>,
+    /// Bytes of the final generation's vectors.
+    #[serde(default)]
+    pub vector_bytes: u64,
+    /// Bytes of its graph.
+    #[serde(default)]
+    pub graph_bytes: u64,
 }
 
 /// One model of a run.
@@ -234,6 +276,9 @@ pub struct ModelRecord {
     pub trained_parameters: u64,
     /// Digest of the weights at the start.
     pub fingerprint: String,
+    /// Digest of the files it was loaded from: weights, configuration, tokenizer, templates; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<String>,
     /// Digest of the weights at the end; equal to `fingerprint` when nothing was trained.
     pub final_fingerprint: Option<String>,
 }
@@ -280,18 +325,6 @@ impl RunRecord {
         let mut whole = self.ledger.clone();
         self.stages.iter().filter(|stage| stage.reused).for_each(|stage| whole.add(&stage.ledger));
         whole
-    }
-
-    /// What the search for its learning rates adds to [`RunRecord::whole`]: every point but the training of the chosen ones,
-    /// which is in it already.
-    pub fn search_cost(&self) -> LedgerRecord {
-        let mut cost = LedgerRecord::default();
-        self.search.iter().for_each(|point| {
-            cost.add(&point.ledger);
-            point.training.iter().for_each(|training| cost.add(training));
-        });
-        let chosen = |stage: &&StageCharge| self.search.iter().any(|point| point.chosen && point.id == stage.id);
-        self.stages.iter().filter(chosen).fold(cost, |cost, stage| cost.since(&stage.ledger))
     }
 
     /// How often what is searched changed: looks that left it as it was do not count.

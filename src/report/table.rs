@@ -75,9 +75,15 @@ pub(super) fn preamble(comparison: &Comparison) -> Vec<String> {
     }
     lines.push(format!("cost: wall time of everything the run did, on {}", comparison.machine));
     let spent = &comparison.spent;
-    if spent.alone_seconds > 1.001 * spent.seconds {
+    if spent.alone_seconds > 1.001 * spent.seconds || spent.taken_over_seconds > 0.0 {
+        let taken_over = match spent.taken_over_seconds > 0.0 {
+            true => {
+                format!(", {} by runs outside of it, in stages taken over", units::seconds(spent.taken_over_seconds))
+            }
+            false => String::new(),
+        };
         lines.push(format!(
-            "spent in all: {} ({} of it on learning rates); one by one, with nothing shared, the same would have cost {}",
+            "spent in all: {} ({} of it on learning rates{taken_over}); one by one, with nothing shared, the same would have cost {}",
             units::seconds(spent.seconds),
             units::seconds(spent.search_seconds),
             units::seconds(spent.alone_seconds)
@@ -109,13 +115,15 @@ pub(super) fn grids(comparison: &Comparison) -> Vec<Grid> {
         all.push(work(rows));
     }
     all.extend(stages(comparison));
+    all.extend(training(comparison));
     all
 }
 
-/// The stages of every row: what each is charged, and which were taken from another run. Nothing where no row has several or
-/// shares one.
+/// The stages of every row: what each is charged, and which were taken from another run. Nothing where no row has several, shares
+/// one or was stopped early.
 fn stages(comparison: &Comparison) -> Option<Grid> {
-    let worth = comparison.rows.iter().any(|row| row.cost.stages.len() > 1 || row.cost.stages.iter().any(|s| s.reused));
+    let told = |stage: &super::cost::StageCost| stage.reused || stage.steps_saved > 0.0;
+    let worth = comparison.rows.iter().any(|row| row.cost.stages.len() > 1 || row.cost.stages.iter().any(told));
     let cells = |row: &Row, stage: &super::cost::StageCost| {
         let saved = if stage.steps_saved > 0.0 { format!(" ({} saved)", stage.steps_saved) } else { String::new() };
         vec![
@@ -130,6 +138,20 @@ fn stages(comparison: &Comparison) -> Option<Grid> {
         comparison.rows.iter().flat_map(|row| row.cost.stages.iter().map(move |stage| cells(row, stage))).collect();
     let header = ["run", "stage", "steps", "time charged", "trained by"].map(str::to_owned).to_vec();
     worth.then(|| Grid { title: "stages".to_owned(), header, rows })
+}
+
+/// How every stage was trained, with the settings of its equation as they took effect, and how its run is evaluated. Nothing where no
+/// row trains.
+fn training(comparison: &Comparison) -> Option<Grid> {
+    let cells = |row: &Row, stage: &super::cost::StageCost| {
+        let settings: Vec<String> = stage.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let settings = if settings.is_empty() { "-".to_owned() } else { settings.join(", ") };
+        vec![row.label.clone(), stage.name.clone(), row.reader.clone(), settings, stage.equation.clone()]
+    };
+    let rows: Vec<Vec<String>> =
+        comparison.rows.iter().flat_map(|row| row.cost.stages.iter().map(move |stage| cells(row, stage))).collect();
+    let header = ["run", "stage", "evaluated by", "settings of the equation", "equation"].map(str::to_owned).to_vec();
+    (!rows.is_empty()).then(|| Grid { title: "training and evaluation".to_owned(), header, rows })
 }
 
 /// One row a run: the few numbers that decide.
@@ -147,7 +169,11 @@ fn summary(comparison: &Comparison) -> Grid {
     header.extend(chosen.iter().map(|name| title(name)));
     header.extend(["time", "of it refresh", "time ratio"].map(str::to_owned));
     let rows = comparison.rows.iter().map(|row| {
-        let mut cells = vec![row.label.clone(), row.reader.clone(), row.seeds.len().to_string()];
+        let seeds = match row.seeds.len() {
+            all if row.scored < all => format!("{} of {all}", row.scored),
+            all => all.to_string(),
+        };
+        let mut cells = vec![row.label.clone(), row.reader.clone(), seeds];
         for name in &chosen {
             cells.push(row.metrics.get(name).map_or("-".to_owned(), |measured| quality(&measured.interval)));
         }
@@ -213,6 +239,17 @@ fn work(rows: &[Row]) -> Grid {
     add("refreshes", &|row| format!("{}", row.cost.refreshes));
     add("passages re-embedded", &|row| units::count(refresh(row).counts.passages));
     add("bytes written", &|row| units::bytes(row.cost.total.counts.bytes));
+    add("searches", &|row| units::count(row.cost.total.counts.searches));
+    add("index (vectors, graph)", &|row| units::bytes(row.cost.index_bytes));
+    if rows.iter().any(|row| row.cost.remembered_prompts > 0.0) {
+        add("prompts remembered", &|row| units::count(row.cost.remembered_prompts.round() as u64));
+        add("  FLOPs that saved", &|row| units::flops(row.cost.remembered_flops));
+    }
+    // Of nothing at all the sum is -0.
+    let saved = |row: &Row| row.cost.stages.iter().map(|stage| stage.steps_saved).sum::<f64>() + 0.0;
+    if rows.iter().any(|row| saved(row) > 0.0) {
+        add("steps saved by early stopping", &|row| format!("{:.0}", saved(row)));
+    }
     let header = std::iter::once("work".to_owned()).chain(rows.iter().map(|row| row.label.clone())).collect();
     Grid { title: "work".to_owned(), header, rows: lines }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::report::compare::tests::{patterns, run};
+use crate::report::record::{Remembered, StageCharge};
 use crate::report::{CompareOptions, compare, html};
 
 fn comparison() -> Comparison {
@@ -37,6 +38,40 @@ fn text_has_quality_differences_refresh_on_its_own_line_and_warnings() {
         "{text}"
     );
     assert!(!text.contains('\u{1b}'), "no colours");
+}
+
+#[test]
+fn settings_of_equations_savings_and_the_index_are_shown() {
+    let (a, b) = patterns();
+    let mut replug = run("replug", 1, &b, 50.0, 20.0);
+    replug.0.reader_mode = "concat".to_owned();
+    let settings = [("beta", "0.1"), ("gamma", "0.05"), ("length normalisation", "sum")];
+    replug.0.stages = vec![StageCharge {
+        name: "replug".to_owned(),
+        equation: "KL(a || b)".to_owned(),
+        settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        steps: 3,
+        steps_asked: 10,
+        ..StageCharge::default()
+    }];
+    replug.0.remembered = Remembered { prompts: 40, computed: 2, tokens: 9, flops: 2e9 };
+    (replug.0.index.vector_bytes, replug.0.index.graph_bytes) = (2048, 1024);
+    replug.0.ledger.entries[0].amounts.counts.searches = 70;
+    let runs = vec![run("frozen", 1, &a, 10.0, 0.0), replug];
+    let found = compare(runs, &CompareOptions { resamples: 50, ..CompareOptions::default() }).unwrap();
+    let text = text(&found);
+    let trained = "beta 0.1, gamma 0.05, length normalisation sum";
+    let after = text.split("training and evaluation").nth(1).unwrap();
+    assert_eq!(cells(after, "replug"), ["replug", "replug", "concat", trained, "KL(a || b)"]);
+    // A row of one stage of its own shows what early stopping saved.
+    let stages = text.split("\nstages\n").nth(1).unwrap();
+    assert_eq!(cells(stages, "replug")[2], "3 (7 saved)");
+    assert_eq!(cells(&text, "steps saved by early stopping"), ["steps saved by early stopping", "0", "7"]);
+    assert_eq!(cells(&text, "prompts remembered"), ["prompts remembered", "0", "40"]);
+    assert_eq!(cells(&text, "FLOPs that saved")[2], "2.00 GFLOP");
+    assert_eq!(cells(&text, "searches"), ["searches", "0", "70"]);
+    assert_eq!(cells(&text, "index (vectors, graph)")[2], "3.00 KiB");
+    assert!(html(&found).contains(trained) && html(&found).contains("training and evaluation"));
 }
 
 #[test]

@@ -45,6 +45,13 @@ pub enum Warning {
     RepeatedSeed { run: String, seed: u64 },
 }
 
+impl Warning {
+    /// Whether it is about a run that left the finite numbers.
+    pub fn is_divergence(&self) -> bool {
+        matches!(self, Warning::Unfinished { status: Status::Diverged, .. })
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -150,9 +157,10 @@ pub(super) fn beside(label: &str, record: &RunRecord, reference: &RunRecord) -> 
             found.push(Warning::OtherEvaluation { run: run(), what: what.to_owned(), reference, other });
         }
     }
-    let (ours, theirs) = (&reference.data.corpus, &record.data.corpus);
-    if ours.hash != theirs.hash {
-        found.push(Warning::OtherCorpus { run: run(), reference: ours.path.clone(), other: theirs.path.clone() });
+    let (ours, theirs) = reference.data.searched(&record.data);
+    if ours != theirs {
+        let named = |record: &RunRecord| record.data.corpus.path.clone();
+        found.push(Warning::OtherCorpus { run: run(), reference: named(reference), other: named(record) });
     }
     for theirs in &record.models {
         let ours = reference.models.iter().find(|model| model.role == theirs.role);

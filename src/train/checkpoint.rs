@@ -11,6 +11,7 @@ use super::mining::Mined;
 use super::optimizer::AdamW;
 use super::reindex::Pending;
 use super::selection::Selection;
+use super::stages::Noticed;
 use crate::cost::LedgerRecord;
 use crate::error::{Context, Error, Result};
 use crate::models::folder::replace_folder;
@@ -78,6 +79,9 @@ pub struct State {
     pub evaluated_truncated: u64,
     /// Prompts made so far in evaluations.
     pub evaluated_prompts: u64,
+    /// What was noticed before this stage.
+    #[serde(default)]
+    pub noticed_before: Noticed,
     /// blake3 of every other file of the folder.
     files: BTreeMap<String, String>,
 }
@@ -88,8 +92,26 @@ impl State {
         Self { schema: SCHEMA, generation, base_generation: generation, ..Self::default() }
     }
 
+    /// What was noticed in training so far.
+    pub fn noticed(&self) -> Noticed {
+        Noticed {
+            flat: self.flat,
+            remembered: self.remembered,
+            prompts: self.prompts,
+            truncated_prompts: self.truncated_prompts,
+        }
+    }
+
+    /// Takes over what was noticed when a stage was trained elsewhere.
+    pub fn notice(&mut self, noticed: &Noticed) {
+        let Noticed { flat, remembered, prompts, truncated_prompts } = self.noticed().and(noticed);
+        (self.flat, self.remembered) = (flat, remembered);
+        (self.prompts, self.truncated_prompts) = (prompts, truncated_prompts);
+    }
+
     /// Goes on to the stage after this one, which is done.
     pub fn next_stage(&mut self) {
+        self.noticed_before = self.noticed();
         self.before += self.step;
         self.stage += 1;
         (self.step, self.embedded_at) = (0, 0);

@@ -120,7 +120,8 @@ impl Trainer<'_> {
                 span.tokens(lengths.iter().sum::<usize>() as u64).flops(encoder.forward_flops(&lengths));
                 encoder.forward_as(&tokenized.ids, Role::Question, Grad::Off)?.flatten_all()?.to_vec1::<f32>()?
             };
-            let _span = self.ledger.span(Phase::Retrieve);
+            let span = self.ledger.span(Phase::Retrieve);
+            span.searches(texts.len() as u64);
             let pipeline = &self.pipeline;
             let depth = depth.min(pipeline.corpus.passages());
             let hits = pipeline.generation.search(&vectors, depth, pipeline.search, Trust::StaleAllowed)?;
@@ -143,7 +144,8 @@ impl Trainer<'_> {
             }
             false => None,
         };
-        let _span = self.ledger.span(Phase::Retrieve);
+        let span = self.ledger.span(Phase::Retrieve);
+        span.searches(texts.len() as u64);
         let depth = depth.min(pipeline.corpus.passages());
         let found = pipeline.find(texts, vectors.as_deref(), depth, Trust::StaleAllowed)?;
         Ok(found.hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect())

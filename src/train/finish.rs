@@ -78,7 +78,10 @@ pub fn note_progress<'r>(record: &'r mut RunRecord, trainer: &Trainer<'_>, statu
     record.stages = state.stages.clone();
     record.remembered = state.remembered;
     record.index.final_generation = state.generation;
-    record.index.fingerprint = trainer.pipeline.generation.fingerprint().id();
+    let generation = &trainer.pipeline.generation;
+    record.index.fingerprint = generation.fingerprint().id();
+    record.index.vector_bytes = (generation.len() * generation.dim() * size_of::<f32>()) as u64;
+    record.index.graph_bytes = generation.graph().map_or(0, |graph| graph.bytes);
     if state.prompts > 0 {
         record.truncated.insert("training prompts".into(), state.truncated_prompts as f64 / state.prompts as f64);
     }

@@ -28,6 +28,7 @@ pub mod session;
 pub mod spec;
 mod stage;
 pub mod stages;
+pub mod unchanged;
 
 use checkpoint::{Part, State};
 use optimizer::{AdamW, AdamWConfig};
@@ -164,7 +165,8 @@ impl Trainer<'_> {
     ) -> Result<Outcome> {
         let metrics_file = self.run.dir().join(METRICS_FILE);
         let selects = self.config.early_stop > 0;
-        while self.state.step < self.config.steps && !self.state.selection.exhausted(self.config.early_stop) {
+        let steps = self.steps();
+        while self.state.step < steps && !self.state.selection.exhausted(self.config.early_stop) {
             if interrupted.load(Ordering::Relaxed) {
                 self.checkpoint(stage)?;
                 return Ok(Outcome::Interrupted);
@@ -177,8 +179,8 @@ impl Trainer<'_> {
             let metrics = self.step(stage)?;
             self.state.step += 1;
             append_line(&metrics_file, &metrics)?;
-            observer(Event::Step { steps: self.config.steps, metrics: &metrics });
-            let last = self.state.step == self.config.steps;
+            observer(Event::Step { steps, metrics: &metrics });
+            let last = self.state.step == steps;
             if selects && (last || due(self.config.eval_every, self.state.step)) {
                 self.select(stage, observer)?;
             } else if !selects && !last && due(self.config.eval_every, self.state.step) {
@@ -230,6 +232,11 @@ impl Trainer<'_> {
             self.ledger,
             &mut |done| observer(Event::Evaluate(done, total)),
         )
+    }
+
+    /// Optimiser steps that the present stage is asked for.
+    fn steps(&self) -> u64 {
+        self.config.steps_of(self.state.stage, self.plan.len())
     }
 
     /// Optimiser steps done in all stages.

@@ -41,7 +41,7 @@ impl Trainer<'_> {
             self.micro_step(stage, questions, share, draw.of(number as u64), &mut sums)?;
         }
         let _span = self.ledger.span(Phase::Optimise);
-        let factor = Schedule::parse(&config.schedule, config.warmup)?.factor(self.state.step, config.steps);
+        let factor = Schedule::parse(&config.schedule, config.warmup)?.factor(self.state.step, self.steps());
         let mut metrics = self.measure(&sums, &batch)?;
         let mut record = |part: &str, lr: f64, norm: f64| {
             metrics.learning_rates.insert(part.to_owned(), lr);

@@ -7,8 +7,8 @@ use super::session::Session;
 use crate::config::TrainConfig;
 use crate::data::QuestionSet;
 use crate::error::{Error, Result};
-use crate::models::Role;
 use crate::models::params::Params;
+use crate::models::{Role, files};
 use crate::pipeline::identity::build_note;
 use crate::report::record::{DataFile, DataRecord, IndexRecord, ModelRecord, RunRecord};
 
@@ -21,28 +21,34 @@ impl Session {
         record.command = std::env::args().collect();
         record.config = serde_json::to_value(config)?;
         record.source = config.strategy()?.source.to_owned();
-        record.steps_total = config.steps * config.stages()?.len() as u64;
+        let stages = config.stages()?.len();
+        record.steps_total = (0..stages).map(|number| config.steps_of(number, stages)).sum();
         record.data = DataRecord {
             corpus: DataFile {
                 path: pipeline.corpus.source().name.clone(),
                 hash: pipeline.corpus.source().blake3.clone(),
-                count: pipeline.corpus.len() as u64,
+                count: pipeline.corpus.passages() as u64,
             },
             questions: Some(data_file(&self.questions)),
             eval_questions: data_file(&self.eval_questions),
+            selection: self.selection.as_ref().map(data_file),
+            passages: Some(self.contents.passages.clone()),
         };
         record.index = IndexRecord {
             dir: config.index.display().to_string(),
             base_generation: pipeline.generation.number(),
             final_generation: pipeline.generation.number(),
             fingerprint: pipeline.generation.fingerprint().id(),
+            base_fingerprint: Some(self.base.id()),
+            ..IndexRecord::default()
         };
+        let bases = &self.bases;
         record.models = vec![
-            model_record("encoder", &self.encoder, pipeline.encoder.params())?,
-            model_record("generator", &self.generator, pipeline.generator.params())?,
+            model_record("encoder", &self.encoder, &bases.encoder, pipeline.encoder.params())?,
+            model_record("generator", &self.generator, &bases.generator, pipeline.generator.params())?,
         ];
-        if let (Some(selector), Some(folder)) = (&pipeline.selector, &self.bases.selector) {
-            record.models.push(model_record("selector", folder, selector.generator.params())?);
+        if let (Some(selector), Some(folder)) = (&pipeline.selector, &bases.selector) {
+            record.models.push(model_record("selector", folder, folder, selector.generator.params())?);
         }
         record.truncated = self.truncated(config)?;
         record.prompt_template = serde_json::to_string(&pipeline.prompt.template)?;
@@ -96,20 +102,28 @@ impl Session {
             if was.fingerprint != is.fingerprint {
                 return Err(changed(&was.role, &was.fingerprint, &is.fingerprint));
             }
-        }
-        let files = [
-            ("corpus", &record.data.corpus, &now.data.corpus),
-            ("set of evaluation questions", &record.data.eval_questions, &now.data.eval_questions),
-        ];
-        for (what, was, is) in files {
-            if was.hash != is.hash {
-                return Err(changed(what, &was.hash, &is.hash));
+            if let (Some(was_files), Some(is_files)) = (&was.files, &is.files)
+                && was_files != is_files
+            {
+                return Err(changed(&format!("{} folder's files", was.role), was_files, is_files));
             }
         }
-        if let (Some(was), Some(is)) = (&record.data.questions, &now.data.questions)
-            && was.hash != is.hash
-        {
-            return Err(changed("set of training questions", &was.hash, &is.hash));
+        let (was, is) = record.data.searched(&now.data);
+        if was != is {
+            return Err(changed("corpus", was, is));
+        }
+        let (was, is) = (&record.data, &now.data);
+        let sets = [
+            ("evaluation", Some(&was.eval_questions), Some(&is.eval_questions)),
+            ("training", was.questions.as_ref(), is.questions.as_ref()),
+            ("selection", was.selection.as_ref(), is.selection.as_ref()),
+        ];
+        for (what, was, is) in sets {
+            if let (Some(was), Some(is)) = (was, is)
+                && was.hash != is.hash
+            {
+                return Err(changed(&format!("set of {what} questions"), &was.hash, &is.hash));
+            }
         }
         Ok(record)
     }
@@ -119,10 +133,11 @@ fn data_file(set: &QuestionSet) -> DataFile {
     DataFile { path: set.path.display().to_string(), hash: set.hash.clone(), count: set.questions.len() as u64 }
 }
 
-fn model_record(role: &str, folder: &Path, params: &Params) -> Result<ModelRecord> {
+fn model_record(role: &str, name: &Path, folder: &Path, params: &Params) -> Result<ModelRecord> {
     Ok(ModelRecord {
         role: role.to_owned(),
-        name: folder.display().to_string(),
+        name: name.display().to_string(),
+        files: Some(files::digest(folder)?),
         parameters: params.count() as u64,
         trained_parameters: 0,
         fingerprint: params.digest()?,

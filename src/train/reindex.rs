@@ -62,7 +62,7 @@ impl Trainer<'_> {
     pub(super) fn now(&self, stage: &Stage) -> Now {
         Now {
             step: self.state.step,
-            steps: self.config.steps,
+            steps: self.steps(),
             embedded_at: self.state.embedded_at,
             passages_move: stage.trains.passages,
             pending: self.state.pending.map(|pending| pending.swap),

@@ -17,14 +17,17 @@ use super::stages::Store;
 use super::{Trainer, adamw};
 use crate::config::TrainConfig;
 use crate::cost::{Activity, Ledger, Phase};
+use crate::data::splits::{refuse_reported, refuse_trained};
 use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::EvaluateSettings;
 use crate::hub;
 use crate::models::device::check_precision;
+use crate::models::files::settings_digest;
 use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
+use crate::pipeline::contents::{Contents, contents};
 use crate::pipeline::embed::EmbedSettings;
 use crate::pipeline::identity::{encoder_of, precision_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
@@ -50,8 +53,10 @@ pub struct Session {
     pub base: Fingerprint,
     /// The stages of the strategy, by id.
     pub plan: Vec<Planned>,
-    /// The questions that early stopping looks at.
+    /// The questions that decide, where the settings name any: learning rates, and when to stop where `early_stop` is set.
     pub selection: Option<QuestionSet>,
+    /// The passages of the index, by content.
+    pub contents: Contents,
     /// The most tokens of a prompt.
     pub max_prompt_tokens: usize,
     /// The index's writer lock, held when passages move.
@@ -76,14 +81,12 @@ impl Session {
         let corpus = Corpus::open(&config.index)?;
         let questions = read_questions(&config.questions, &corpus)?;
         let eval_questions = read_questions(&config.eval_questions, &corpus)?;
-        refuse_shared(&questions, &eval_questions, "evaluation", "--eval-questions")?;
-        let selection = match &config.selection_questions {
-            Some(path) if config.early_stop > 0 => Some(read_questions(path, &corpus)?),
-            _ => None,
-        };
+        refuse_trained(&questions, &eval_questions, "evaluation", "--eval-questions")?;
+        // Looked at whether this run stops early or not: its learning rates may have been chosen by them.
+        let selection = config.selection_questions.as_ref().map(|path| read_questions(path, &corpus)).transpose()?;
         if let Some(selection) = &selection {
-            refuse_shared(&questions, selection, "selection", "--selection-questions")?;
-            refuse_selected(selection, &eval_questions)?;
+            refuse_trained(&questions, selection, "selection", "--selection-questions")?;
+            refuse_reported(selection, &eval_questions)?;
         }
         labels::check(&questions, config, stages)?;
         if config.top_k > corpus.passages() {
@@ -152,14 +155,24 @@ impl Session {
             let settings = StepSettings { top_k: config.top_k, max_prompt_tokens, max_answer_tokens };
             check_answers(&generator, &prompt, &questions.questions, &settings)?;
         }
+        let whole = |weights: String, folder: &Path| -> Result<String> {
+            Ok(format!("{weights} {}", settings_digest(folder)?))
+        };
+        let contents = contents(&corpus)?;
+        let graph = generation.graph().filter(|_| !config.exact);
         let content = Content {
-            encoder: weights.0,
-            generator: weights.1,
-            selector: selector_weights,
-            corpus: corpus.source().blake3.clone(),
+            encoder: whole(weights.0, &encoder_folder)?,
+            generator: whole(weights.1, &located.folder)?,
+            selector: match (selector_weights, &selector_folder) {
+                (Some(weights), Some(folder)) => Some(whole(weights, folder)?),
+                _ => None,
+            },
+            passages: contents.passages.clone(),
+            gaps: contents.gaps.clone(),
+            graph: graph.map(|graph| format!("links {} ef {}", graph.links, graph.ef_construction)),
             vectors: base.id(),
             questions: questions.hash.clone(),
-            selection: selection.as_ref().map(|set| set.hash.clone()),
+            selection: selection.as_ref().filter(|_| config.early_stop > 0).map(|set| set.hash.clone()),
             prompt: serde_json::to_string(&prompt.template)?,
         };
         let plan = plan(config, stages, &content)?;
@@ -182,6 +195,7 @@ impl Session {
             base,
             plan,
             selection,
+            contents,
             max_prompt_tokens,
             lock,
         })
@@ -248,7 +262,7 @@ impl Session {
             plan: self.plan,
             store: Store::at(config.stages_folder()),
             bases: self.bases,
-            selection: self.selection,
+            selection: self.selection.filter(|_| config.early_stop > 0),
             following: RefreshSettings::of(config)?,
             background: None,
             stored: None,
@@ -288,27 +302,6 @@ pub fn prompt_limit(generator: &Generator, prompt: usize, answer: usize) -> Resu
         }));
     }
     Ok(prompt)
-}
-
-/// Refuses held-out questions that are trained on.
-fn refuse_shared(questions: &QuestionSet, held_out: &QuestionSet, what: &str, flag: &str) -> Result<()> {
-    let Some((count, first)) = shared(questions, held_out) else { return Ok(()) };
-    Err(Error::new(format!("{count} {what} questions are also training questions, the first is `{first}`"))
-        .hint(format!("give a held-out set as `{flag}`; a score on training questions says nothing")))
-}
-
-/// Refuses selection questions that are reported: what was chosen by them looks better on them than it is.
-fn refuse_selected(selection: &QuestionSet, eval_questions: &QuestionSet) -> Result<()> {
-    let Some((count, first)) = shared(selection, eval_questions) else { return Ok(()) };
-    Err(Error::new(format!("{count} selection questions are also evaluation questions, the first is `{first}`"))
-        .hint("split them: what is chosen by questions must be reported on others"))
-}
-
-/// How many questions two sets have in common, and the first of them.
-fn shared<'q>(some: &QuestionSet, others: &'q QuestionSet) -> Option<(usize, &'q str)> {
-    let known: std::collections::HashSet<&str> = some.questions.iter().map(|q| q.id.as_str()).collect();
-    let shared: Vec<&str> = others.questions.iter().map(|q| q.id.as_str()).filter(|id| known.contains(id)).collect();
-    Some((shared.len(), *shared.first()?))
 }
 
 /// The graph settings a refresh uses: those of the generation the run began with.

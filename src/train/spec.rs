@@ -10,12 +10,14 @@ use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::strategies::{Begins, Mining, Passages, Stage, Trains};
 
-/// Version of everything that training computes: raised whenever the same settings lead to other weights.
-const CODE: u32 = 1;
+/// Version of everything that training computes. To be raised with every change after which the same settings lead to other
+/// weights, be it by one rounding: stages that are kept under the version before are then trained again instead of being put beside
+/// new ones. `tests/it/trajectory.rs` notices changes that are larger than the differences between processors; smaller ones it cannot.
+const CODE: u32 = 2;
 
 /// Settings that no weight depends on: names and places, how often a run is recorded, and what only evaluations look at.
 /// Every other setting is part of a stage's id, so that one that is forgotten here costs time and never a wrong result.
-const IRRELEVANT: [&str; 17] = [
+const IRRELEVANT: [&str; 18] = [
     "strategy",
     "index",
     "questions",
@@ -27,6 +29,8 @@ const IRRELEVANT: [&str; 17] = [
     "out",
     "stages",
     "only-stages",
+    // In `steps`, for the stage that it is about.
+    "last-steps",
     "hub",
     "checkpoint-every",
     "keep-checkpoints",
@@ -61,20 +65,26 @@ const REFRESH: [&str; 10] = [
 /// What a run reads, by content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Content {
-    /// Digest of the base encoder's weights.
+    /// Digest of the base encoder: weights, configuration, tokenizer.
     pub encoder: String,
-    /// Digest of the base generator's weights.
+    /// The same of the base generator, with its templates.
     pub generator: String,
-    /// Digest of the base selector's weights, where there is one.
+    /// The same of the base selector, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Hash of the corpus.
-    pub corpus: String,
+    /// Digest of the passages that are in the index, whatever file it was built from.
+    pub passages: String,
+    /// Digest of the places of those that were deleted, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaps: Option<String>,
+    /// How the graph over the vectors was built, where it is searched: other links find other passages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<String>,
     /// Id of the fingerprint of the vectors that the base encoder searches.
     pub vectors: String,
     /// Hash of the training questions.
     pub questions: String,
-    /// Hash of the questions that early stopping looks at, where there are any.
+    /// Hash of the questions that early stopping looks at, where it does.
     pub selection: Option<String>,
     /// The template of prompts.
     pub prompt: String,
@@ -138,7 +148,9 @@ pub struct Planned {
 /// The stages of a strategy in their order. What a stage begins with is known by id before anything has run.
 pub fn plan(config: &TrainConfig, stages: &[Stage], content: &Content) -> Result<Vec<Planned>> {
     let mut planned: Vec<Planned> = Vec::with_capacity(stages.len());
-    for stage in stages {
+    // Evaluations decide which weights are kept, and the whole pipeline is evaluated: its selector, by the reader of the strategy.
+    let selects = config.early_stop > 0;
+    for (number, stage) in stages.iter().enumerate() {
         let last = |trained: fn(&Trains) -> bool| planned.iter().rposition(|before| trained(&before.spec.trains));
         let encoder = if stage.encoder == Begins::Base { None } else { last(Trains::encoder) };
         let generator = if stage.generator == Begins::Base { None } else { last(|trains| trains.generator) };
@@ -163,21 +175,35 @@ pub fn plan(config: &TrainConfig, stages: &[Stage], content: &Content) -> Result
             trains: stage.trains,
             encoder: from(encoder, &content.encoder),
             generator: from(generator, &content.generator),
-            selector: stage.lists.and(content.selector.as_ref()).map(|base| from(selector, base)),
-            // A stage without a selector is the same stage whether its strategy has one or not.
-            content: Content { selector: None, ..content.clone() },
-            settings: settings(config, stage)?,
+            // Otherwise a stage without a selector is the same stage whether its strategy has one or not.
+            selector: content
+                .selector
+                .as_ref()
+                .filter(|_| selects || stage.lists.is_some())
+                .map(|base| from(selector, base)),
+            content: Content {
+                selector: None,
+                graph: content.graph.clone().filter(|_| selects || searches(stage)),
+                ..content.clone()
+            },
+            settings: settings(config, stage, config.steps_of(number, stages.len()), content.selector.is_some())?,
         };
         planned.push(Planned { id: spec.id()?, spec, encoder, generator, selector });
     }
     Ok(planned)
 }
 
-/// The settings that this stage's weights depend on.
-fn settings(config: &TrainConfig, stage: &Stage) -> Result<Value> {
+/// The settings that the weights of this stage of so many steps depend on. `selected`: its strategy has a selector.
+fn settings(config: &TrainConfig, stage: &Stage, steps: u64, selected: bool) -> Result<Value> {
     let mut value = serde_json::to_value(config)?;
     let Some(settings) = value.as_object_mut() else { return Ok(value) };
+    settings.insert("steps".into(), steps.into());
+    if config.early_stop > 0 {
+        // Where it is not said, it follows from the stages after this one.
+        settings.insert("eval-reader".into(), config.eval_reader()?.name().into());
+    }
     let mut drop = |names: &[&str]| names.iter().for_each(|name| drop_key(settings, name));
+    let selects = config.early_stop > 0;
     drop(&IRRELEVANT);
     if !stage.trains.encoder() {
         drop(&["lr-encoder"]);
@@ -191,16 +217,16 @@ fn settings(config: &TrainConfig, stage: &Stage) -> Result<Value> {
     if !stage.trains.selector {
         drop(&["lr-selector"]);
     }
-    if stage.lists.is_none() {
+    if stage.lists.is_none() && !(selects && selected) {
         drop(&["dro"]);
     }
     if !stage.trains.passages {
         drop(&REFRESH);
     }
-    if !searches(stage) && config.early_stop == 0 {
+    if !searches(stage) && !selects {
         drop(&RETRIEVER);
     }
-    if config.early_stop == 0 {
+    if !selects {
         drop(&EVALUATION);
     }
     Ok(value)
@@ -215,3 +241,7 @@ fn searches(stage: &Stage) -> bool {
 fn drop_key(settings: &mut serde_json::Map<String, Value>, name: &str) {
     settings.remove(name);
 }
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

@@ -39,6 +39,7 @@ impl Trainer<'_> {
             append_line(&file, &CurvePoint { step: before + point.step, ..point })?;
         }
         self.state.refreshes.extend(moved(&record.refreshes, |step| before + step));
+        self.state.notice(&record.noticed);
         self.state.step = record.steps;
         self.state.stages.push(charge(&record, stage, true));
         Ok(true)
@@ -102,7 +103,7 @@ impl Trainer<'_> {
         let span = self.ledger.span(Phase::Checkpoint);
         let mut record = StageRecord::new(planned)?;
         record.equation = stage.objective.equation().to_owned();
-        (record.steps, record.steps_asked) = (self.state.step, self.config.steps);
+        (record.steps, record.steps_asked) = (self.state.step, self.steps());
         record.best_step = self.state.selection.best.map_or(self.state.step, |(step, _)| step);
         record.generation = self.pipeline.generation.number();
         record.vectors = self.pipeline.generation.fingerprint().id();
@@ -111,6 +112,7 @@ impl Trainer<'_> {
         }
         let refreshes = self.state.refreshes.get(self.state.refreshes_before..).unwrap_or_default();
         record.refreshes = moved(refreshes, |step| step - before);
+        record.noticed = self.state.noticed().since(&self.state.noticed_before);
         let file = self.run.dir().join(METRICS_FILE);
         // A stage of no steps has no curve.
         let curve: Vec<CurvePoint> = if file.is_file() { read_lines(&file)? } else { Vec::new() };
@@ -197,6 +199,7 @@ fn charge(record: &StageRecord, stage: &Stage, reused: bool) -> StageCharge {
         id: record.id.clone(),
         name: stage.name.to_owned(),
         equation: record.equation.clone(),
+        settings: stage.objective.settings().into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         reused,
         steps: record.steps,
         steps_asked: record.steps_asked,

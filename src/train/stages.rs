@@ -14,7 +14,7 @@ use crate::cost::LedgerRecord;
 use crate::error::{Context, Error, Result};
 use crate::models::folder::replace_folder;
 use crate::report::files::{METRICS_FILE, read_lines};
-use crate::report::record::{CurvePoint, RefreshRecord};
+use crate::report::record::{CurvePoint, RefreshRecord, Remembered};
 
 /// Version of `stage.json`.
 const SCHEMA: u32 = 1;
@@ -48,8 +48,59 @@ pub struct StageRecord {
     pub digests: BTreeMap<String, String>,
     /// Its refreshes; steps are counted from its own first.
     pub refreshes: Vec<RefreshRecord>,
+    /// What was noticed while it trained.
+    #[serde(default)]
+    pub noticed: Noticed,
     /// What it cost: training, refreshes, checkpoints, and the evaluations within it.
     pub ledger: LedgerRecord,
+}
+
+/// What is noticed in training besides its cost: what was saved, and what a reader of the numbers is warned of. It belongs to the
+/// stage, whoever trained it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Noticed {
+    /// How many questions gave no direction to learn in, of how many looked at.
+    pub flat: (u64, u64),
+    /// What was remembered of the frozen generator instead of being computed.
+    pub remembered: Remembered,
+    /// Prompts made.
+    pub prompts: u64,
+    /// Prompts with a shortened passage.
+    pub truncated_prompts: u64,
+}
+
+impl Noticed {
+    /// This and another together.
+    pub fn and(&self, other: &Self) -> Self {
+        let (ours, theirs) = (&self.remembered, &other.remembered);
+        Self {
+            flat: (self.flat.0 + other.flat.0, self.flat.1 + other.flat.1),
+            remembered: Remembered {
+                prompts: ours.prompts + theirs.prompts,
+                computed: ours.computed + theirs.computed,
+                tokens: ours.tokens + theirs.tokens,
+                flops: ours.flops + theirs.flops,
+            },
+            prompts: self.prompts + other.prompts,
+            truncated_prompts: self.truncated_prompts + other.truncated_prompts,
+        }
+    }
+
+    /// What came after an earlier moment of the same run.
+    pub fn since(&self, before: &Self) -> Self {
+        let (now, then) = (&self.remembered, &before.remembered);
+        Self {
+            flat: (self.flat.0.saturating_sub(before.flat.0), self.flat.1.saturating_sub(before.flat.1)),
+            remembered: Remembered {
+                prompts: now.prompts.saturating_sub(then.prompts),
+                computed: now.computed.saturating_sub(then.computed),
+                tokens: now.tokens.saturating_sub(then.tokens),
+                flops: (now.flops - then.flops).max(0.0),
+            },
+            prompts: self.prompts.saturating_sub(before.prompts),
+            truncated_prompts: self.truncated_prompts.saturating_sub(before.truncated_prompts),
+        }
+    }
 }
 
 impl StageRecord {
@@ -143,6 +194,19 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_noticed_adds_up_over_stages() {
+        let noticed = |n: u64| Noticed {
+            flat: (n, 2 * n),
+            remembered: Remembered { prompts: n, computed: 3 * n, tokens: 4 * n, flops: n as f64 },
+            prompts: 5 * n,
+            truncated_prompts: 6 * n,
+        };
+        assert_eq!(noticed(2).and(&noticed(3)), noticed(5));
+        assert_eq!(noticed(5).since(&noticed(3)), noticed(2));
+        assert_eq!(noticed(1).since(&noticed(3)), noticed(0));
+    }
 
     #[test]
     fn a_stage_reads_back_whole_and_a_damaged_one_is_named() {

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::support::*;
 
+mod contents;
+mod searching;
+
 /// A comparison of these strategies on the small fixture; `more` goes at the top, `search` may be empty.
 fn comparison(folder: &Path, strategies: &[&str], more: &str, search: &str) -> PathBuf {
     let (index, out) = (folder.join("index"), folder.join("out"));
@@ -166,7 +169,15 @@ fn learning_rates_are_chosen_on_the_selection_questions_and_every_point_is_charg
     assert!(value["warnings"].to_string().contains("edge of those tried"));
     let searched = value["rows"][0]["cost"]["search_seconds"].as_f64().unwrap();
     let all: f64 = generator["search"].as_array().unwrap().iter().map(|point| seconds(&point["ledger"])).sum();
-    assert!(searched > 0.0 && searched < all, "the chosen point's training is not counted twice");
+    // The chosen point's training is on the bill of the first seed's run, and not counted twice.
+    let chosen = seconds(&generator["stages"][0]["ledger"]);
+    assert!((searched - (all - chosen)).abs() < 1e-6 * all, "{searched}, {all} less {chosen}");
+    // Every second of every run and every point, each once.
+    let runs =
+        ["generator", "two-phase", "joint"].into_iter().flat_map(|row| [0, 1].map(|seed| format!("{row}-seed{seed}")));
+    let own: f64 = runs.map(|run| seconds(&record(folder.path(), &run)["ledger"])).sum();
+    let tried: f64 = points.iter().map(|point| seconds(&point["ledger"])).sum();
+    assert!((value["spent"]["seconds"].as_f64().unwrap() - own - tried).abs() < 1e-6 * own, "{}", value["spent"]);
 }
 
 #[test]
@@ -182,12 +193,12 @@ fn a_point_whose_stage_another_run_trained_is_charged_for_it() {
     let points = searched["search"].as_array().unwrap();
     assert!(given["search"].as_array().is_none_or(Vec::is_empty));
     // The run with the given rate had trained the first point's stage; the second point trained its own.
-    assert_eq!(points[0]["training"], given["stages"][0]["ledger"]);
-    assert!(points[1]["training"].is_null(), "{}", points[1]);
-    assert!(seconds(&points[0]["ledger"]) > 0.0 && seconds(&points[0]["training"]) > 0.0);
+    let stage = |point: usize| points[point]["stages"][0].clone();
+    assert_eq!((&stage(0)["reused"], &stage(0)["ledger"]), (&true.into(), &given["stages"][0]["ledger"]));
+    assert_eq!(stage(1)["reused"], false, "{}", points[1]);
+    assert!(seconds(&points[0]["ledger"]) > 0.0 && seconds(&stage(0)["ledger"]) > 0.0);
     // What both trained and evaluated, less the training of the chosen one, which is on the run's own bill.
-    let whole: f64 =
-        points.iter().map(|point| seconds(&point["ledger"])).sum::<f64>() + seconds(&points[0]["training"]);
+    let whole: f64 = points.iter().map(|point| seconds(&point["ledger"])).sum::<f64>() + seconds(&stage(0)["ledger"]);
     let chosen = seconds(&searched["stages"][0]["ledger"]);
     let charged = value["rows"][1]["cost"]["search_seconds"].as_f64().unwrap();
     assert!((charged - (whole - chosen)).abs() < 1e-6 * whole, "{charged} of {whole} less {chosen}");
@@ -201,7 +212,10 @@ fn a_point_whose_stage_another_run_trained_is_charged_for_it() {
 #[test]
 fn a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been() {
     let folder = folder();
-    let rows = ["strategy = \"generator\"", "strategy = \"two-phase\"\ntrain-passages = true\ncheckpoint-every = 1"];
+    let rows = [
+        "strategy = \"generator\"\nsteps = 6",
+        "strategy = \"two-phase\"\nsteps = 6\ntrain-passages = true\ncheckpoint-every = 1",
+    ];
     let scores = |folder: &Path| {
         ["generator-seed0", "two-phase-seed0"]
             .map(|run| std::fs::read_to_string(folder.join("out/runs").join(run).join("scores-final.jsonl")).unwrap())
@@ -212,16 +226,16 @@ fn a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been() {
         scores(folder.path())
     };
     let file = comparison(folder.path(), &rows, "seeds = [0]", "");
-    let metrics = folder.path().join("out/runs/two-phase-seed0/metrics.jsonl");
-    let lines_of = |path: &Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    // In the middle of the second strategy's second stage, after a checkpoint of it.
+    let checkpoint = folder.path().join("out/runs/two-phase-seed0/checkpoints/step-01-00000002");
     let mut running = compare(&file).start();
-    // In the middle of the second strategy's second stage.
-    assert!(running.until(|| lines_of(&metrics) >= 3), "it ended before the moment came");
+    assert!(running.until(|| checkpoint.is_dir()), "it ended before the moment came");
     running.kill();
     compare(&file).run().done();
     assert_eq!(scores(folder.path()), straight);
     let two_phase = record(folder.path(), "two-phase-seed0");
     assert_eq!(two_phase["stages"][0]["reused"], true, "the first strategy's stage was taken over");
+    assert_eq!(two_phase["ledger"]["sessions"], 2, "the interrupted stage went on from its checkpoint");
     assert!(is_clean(&folder.path().join("index")));
 
     // Other settings do not silently go on in the same folder.

@@ -1,7 +1,9 @@
 //! Makes the runs of a comparison: searches learning rates where it is asked to, trains every strategy with every seed, and
 //! leaves alone what is done already.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::commands::training::{self, Ended};
@@ -9,15 +11,25 @@ use crate::comparison::{Comparing, Part, Point, Rates, Row, Search, choose, poin
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::report::files::RECORD_FILE;
-use crate::report::record::{RunRecord, SearchPoint, Status};
+use crate::report::record::{PointStage, RunRecord, SearchPoint, StageCharge, Status};
 use crate::train::check_metric;
 use crate::train::run::RunFolder;
+use crate::train::unchanged::Present;
+
+/// What all runs of a comparison are made with.
+struct Making {
+    /// Set by a signal.
+    interrupted: Arc<AtomicBool>,
+    /// What is there now of what runs read that are done already.
+    present: Present,
+}
 
 /// The run folders of a comparison in the order of its rows, or none when a signal stopped it.
 pub fn make(file: &Path) -> Result<Option<Vec<PathBuf>>> {
     let comparing = Comparing::read(file)?;
     let mut rows = comparing.resolve()?;
-    let interrupted = training::interruptible()?;
+    comparing.check_questions(&rows)?;
+    let mut making = Making { interrupted: training::interruptible()?, present: Present::default() };
     let mut searched: Vec<Vec<SearchPoint>> = Vec::with_capacity(rows.len());
     let mut notes: Vec<Vec<String>> = vec![Vec::new(); rows.len()];
     let mut folders = Vec::new();
@@ -34,9 +46,10 @@ pub fn make(file: &Path) -> Result<Option<Vec<PathBuf>>> {
                     "its learning rates are those found for `{}`: its own best may be better, and the search is charged as if it were its own",
                     rows[source].label
                 ));
+                notes[number].extend(unsearched(&rows[number], &rows[source].label, &points)?);
             }
         } else if let Some(search) = &comparing.search {
-            match search_rates(&comparing, search, &mut rows[number], &mut notes[number], &interrupted)? {
+            match search_rates(&comparing, search, &mut rows[number], &mut notes[number], &mut making)? {
                 Some(found) => points = found,
                 None => return Ok(None),
             }
@@ -54,7 +67,7 @@ pub fn make(file: &Path) -> Result<Option<Vec<PathBuf>>> {
                     notes[number].iter().filter(|note| !record.notes.contains(note)).cloned().collect::<Vec<_>>(),
                 );
             };
-            if run(&config, &what, &interrupted, &dress)?.is_none() {
+            if run(&config, &what, &mut making, &dress)?.is_none() {
                 return Ok(None);
             }
             folders.push(folder);
@@ -69,22 +82,41 @@ fn search_rates(
     search: &Search,
     row: &mut Row,
     notes: &mut Vec<String>,
-    interrupted: &AtomicBool,
+    making: &mut Making,
 ) -> Result<Option<Vec<SearchPoint>>> {
     let mut found: Vec<SearchPoint> = Vec::new();
-    let mut settled = row.given.clone();
+    // The parts whose rate is known by now, and the stage that it was searched for, where it was.
+    let mut settled: BTreeMap<Part, Option<&str>> = row.given.iter().map(|part| (*part, None)).collect();
     for (number, stage) in row.config.stages()?.iter().enumerate() {
-        let moves = |part: &Part| match part {
-            Part::Encoder => stage.trains.encoder(),
-            Part::Generator => stage.trains.generator,
-        };
-        let parts: Vec<Part> = Part::ALL.into_iter().filter(|part| moves(part) && !settled.contains(part)).collect();
+        let moving: Vec<Part> = Part::ALL.into_iter().filter(|part| part.moves(&stage.trains)).collect();
+        for part in &moving {
+            let rate = part.rate(&row.config);
+            let note = match settled.get(part) {
+                Some(Some(earlier)) => format!(
+                    "stage `{}` trains the {} with the learning rate found for stage `{earlier}`, {rate:e}: its own best may be another",
+                    stage.name,
+                    part.name()
+                ),
+                Some(None) => given(*part, &row.config),
+                None if search.rates(*part).is_empty() => format!(
+                    "the learning rate of the {}, {rate:e}, was not searched: [search] lists no `{}`",
+                    part.name(),
+                    part.setting()
+                ),
+                None => continue,
+            };
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        let open = |part: &Part| !settled.contains_key(part) && !search.rates(*part).is_empty();
+        let parts: Vec<Part> = moving.into_iter().filter(open).collect();
         if parts.is_empty() {
             continue;
         }
         // A stage that only ranks passages is chosen by how it ranks; answers would follow a generator that it never sees.
         let needs = stage.objective.needs();
-        let ranks = !needs.answers && !stage.trains.generator;
+        let ranks = !needs.answers && !stage.trains.generator && !stage.trains.selector;
         let metric = if ranks { search.select_ranking_by.clone() } else { row.config.select_by.clone() };
         check_metric(&metric)?;
         let tried = points(search, &parts);
@@ -96,7 +128,8 @@ fn search_rates(
             let first = found.len();
             for point in &alive {
                 let mut config = row.config.clone();
-                config.steps = *steps;
+                // The stages before it are what they are in the end: a stage is not chosen by how it follows a shortened one.
+                config.last_steps = Some(*steps).filter(|steps| *steps != config.steps);
                 (config.only_stages, config.seed) = (number + 1, comparing.seeds[0]);
                 point.iter().for_each(|(part, rate)| part.set_rate(&mut config, *rate));
                 config.eval_questions = config.selection_questions.take().unwrap_or_default();
@@ -104,7 +137,7 @@ fn search_rates(
                 (config.early_stop, config.eval_every) = (0, 0);
                 config.out = search_folder(&comparing.out, &config)?;
                 let what = format!("{}: stage {} with {}", row.label, stage.name, shown(point));
-                let Some(record) = run(&config, &what, interrupted, &|_| {})? else { return Ok(None) };
+                let Some(record) = run(&config, &what, making, &|_| {})? else { return Ok(None) };
                 let score = match record.evaluation("final") {
                     Some(summary) => crate::train::metric_of(summary, &metric)?,
                     None => None,
@@ -112,14 +145,16 @@ fn search_rates(
                 scores.push(score.unwrap_or(f64::NEG_INFINITY));
                 found.push(SearchPoint {
                     stage: stage.name.to_owned(),
-                    id: record.stages.last().map(|stage| stage.id.clone()).unwrap_or_default(),
+                    // A point that diverged has no such stage.
+                    id: record.stages.get(number).map(|stage| stage.id.clone()).unwrap_or_default(),
                     learning_rates: point.iter().map(|(part, rate)| (part.name().to_owned(), *rate)).collect(),
                     steps: *steps,
                     score,
                     chosen: false,
                     run: config.out.display().to_string(),
                     ledger: record.ledger.clone(),
-                    training: record.stages.last().filter(|stage| stage.reused).map(|stage| stage.ledger.clone()),
+                    stages: record.stages.iter().map(of_point).collect(),
+                    training: None,
                 });
             }
             let order = choose(&scores);
@@ -135,7 +170,7 @@ fn search_rates(
             {
                 found[first + best].chosen = true;
                 alive[*best].iter().for_each(|(part, rate)| part.set_rate(&mut row.config, *rate));
-                for (part, rate) in crate::comparison::search::on_the_edge(&alive[*best], &tried) {
+                for (part, rate) in crate::comparison::search::on_the_edge(search, &alive[*best]) {
                     let note = format!(
                         "the best learning rate of the {} in stage `{}`, {rate:e}, is at the edge of those tried: the best may lie beyond",
                         part.name(),
@@ -147,9 +182,35 @@ fn search_rates(
             }
             alive = order.into_iter().map(|at| alive[at].clone()).collect();
         }
-        settled.extend(parts);
+        settled.extend(parts.into_iter().map(|part| (part, Some(stage.name))));
     }
     Ok(Some(found))
+}
+
+/// What is said of the rates of a row that borrows, where the row it borrows from has not searched them.
+fn unsearched(row: &Row, source: &str, points: &[SearchPoint]) -> Result<Vec<String>> {
+    let stages = row.config.stages()?;
+    let moving = Part::ALL.into_iter().filter(|part| stages.iter().any(|stage| part.moves(&stage.trains)));
+    let notes = moving.filter_map(|part| {
+        if row.given.contains(&part) {
+            return Some(given(part, &row.config));
+        }
+        let searched = points.iter().any(|point| point.learning_rates.contains_key(part.name()));
+        (!searched).then(|| {
+            let (name, rate) = (part.name(), part.rate(&row.config));
+            format!("the learning rate of the {name}, {rate:e}, was not searched: `{source}` does not search it")
+        })
+    });
+    Ok(notes.collect())
+}
+
+/// That a rate is a setting of the row.
+fn given(part: Part, config: &TrainConfig) -> String {
+    format!("the learning rate of the {} is given, {:e}: it was not searched", part.name(), part.rate(config))
+}
+
+fn of_point(stage: &StageCharge) -> PointStage {
+    PointStage { id: stage.id.clone(), reused: stage.reused, ledger: stage.ledger.clone() }
 }
 
 fn shown(point: &Rates) -> String {
@@ -177,10 +238,10 @@ fn search_folder(out: &Path, config: &TrainConfig) -> Result<PathBuf> {
 fn run(
     config: &TrainConfig,
     what: &str,
-    interrupted: &AtomicBool,
+    making: &mut Making,
     dress: &dyn Fn(&mut RunRecord),
 ) -> Result<Option<Box<RunRecord>>> {
-    if interrupted.load(Ordering::Relaxed) {
+    if making.interrupted.load(Ordering::Relaxed) {
         return Ok(None);
     }
     let mut config = config.clone();
@@ -201,26 +262,24 @@ fn run(
         }
         if dir.join(RECORD_FILE).is_file() {
             let mut record = RunRecord::load(&dir).map_err(crate::commands::damaged_run)?;
-            match record.status {
-                Status::Finished => {
-                    // The search may have been done by a call before this one: what it cost stays on the bill.
-                    dress(&mut record);
-                    record.save(&dir)?;
-                    return Ok(Some(Box::new(record)));
-                }
-                Status::Diverged => return Ok(Some(Box::new(record))),
-                _ => resumed = Some(record),
+            if matches!(record.status, Status::Finished | Status::Diverged) {
+                making.present.check(&config, &dir, &record)?;
+                // The search may have been done by a call before this one: what it cost stays on the bill.
+                dress(&mut record);
+                record.save(&dir)?;
+                return Ok(Some(Box::new(record)));
             }
+            resumed = Some(record);
         }
     } else {
         folder.write("config.toml", config.to_toml()?.as_bytes())?;
     }
     eprintln!("{what}");
-    match training::once(&config, &folder, resumed, interrupted, dress) {
+    match training::once(&config, &folder, resumed, &making.interrupted, dress) {
         Ok(Ended::Finished(record)) => Ok(Some(record)),
         Ok(Ended::Interrupted { .. }) => Ok(None),
-        // A learning rate that diverges is a result of the search, and its cost is part of it.
-        Err(error) if error.is_divergence() && config.only_stages > 0 => {
+        // A run that diverges is a result, of a search or of the comparison, and its cost is part of it: the others go on.
+        Err(error) if error.is_divergence() => {
             eprintln!("diverged: {error}");
             Ok(Some(Box::new(RunRecord::load(&dir)?)))
         }

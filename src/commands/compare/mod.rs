@@ -44,5 +44,7 @@ pub fn run(args: &CompareArgs) -> Result<u8> {
     } else {
         print_text(&text(&comparison))?;
     }
-    Ok(0)
+    // Only those that were made here: whoever names a run that diverged knows of it.
+    let diverged = comparison.warnings.iter().filter(|warning| warning.is_divergence()).count();
+    Ok(u8::from(made.is_some() && diverged > 0))
 }

@@ -66,6 +66,7 @@ impl Step<'_> {
             drop(span);
             return fresh.borrow_mut().nearest(self.pipeline, &vectors, self.settings.top_k, self.ledger);
         }
+        span.searches(self.questions.len() as u64);
         // Training declares that the index may be older than the encoder: that is what refreshes are for.
         let hits = self.pipeline.generation.search(
             &vectors,

@@ -14,7 +14,8 @@ impl Step<'_> {
             true => Some(self.question_vectors()?.detach().flatten_all()?.to_vec1::<f32>()?),
             false => None,
         };
-        let _span = self.ledger.span(Phase::Retrieve);
+        let span = self.ledger.span(Phase::Retrieve);
+        span.searches(self.questions.len() as u64);
         let texts: Vec<&str> = self.questions.iter().map(|question| question.question.as_str()).collect();
         // The index may be older than the encoder, as in any search of a step.
         let found = self.pipeline.find(&texts, vectors.as_deref(), self.settings.top_k, Trust::StaleAllowed)?;
