@@ -438,6 +438,8 @@ fn the_loss_falls_on_questions_seen_again_and_again() {
             questions: Some(four.clone()),
             batch_size: Some(4),
             steps: Some(steps),
+            // A stage that several strategies contain learns once.
+            stages: Some(folder.path().join("stages")),
             // Two passages of few change from step to step as the questions move, and the loss with them.
             top_k: Some(3),
             refresh_every: Some(0),

@@ -275,7 +275,7 @@ fn passages_are_read_in_the_order_that_was_learnt() {
     let out = folder.path().join("run");
     let of_run = |words: &[&str]| {
         let scores = folder.path().join("scores.jsonl");
-        let evaluated = ragtune(&["eval", "--json"])
+        let evaluated = ragtune(&["eval", "--json", "--limit", "8"])
             .with("--run", &out)
             .with("--questions", fixture("tiny/dev.jsonl"))
             .with("--scores", &scores)

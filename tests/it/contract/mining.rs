@@ -54,7 +54,7 @@ fn negatives_are_kept_with_how_they_were_found() {
     assert!(found[0]["vectors"] != found[1]["vectors"] && found[1]["vectors"] != found[2]["vectors"]);
     assert_ne!(found[0]["negatives"], found[1]["negatives"]);
     // What is trained on is counted: two of each question.
-    assert!(lines(&out.join("metrics.jsonl")).iter().all(|line| line["hard_negatives"] == 2.0));
+    assert!(lines(&out.join("metrics.jsonl")).iter().all(|line| line["extra"]["hard_negatives"] == 2.0));
 }
 
 /// Nothing is mined again when a run goes on: it has the file, and refuses one that is not what it was.
