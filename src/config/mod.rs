@@ -207,7 +207,6 @@ impl TrainConfig {
             settings.extend(flags);
         }
         if !args.dro.is_empty() {
-            typed.push("dro".into());
             let table = settings.entry("dro").or_insert_with(|| serde_json::Value::Object(serde_json::Map::new()));
             if let serde_json::Value::Object(table) = table {
                 table.extend(args.dro.iter().cloned());

@@ -9,7 +9,7 @@ use crate::strategies::{self, JointObjective, Recipe, STRATEGIES, Strategy};
 /// A flag, and a change of what it sets: a strategy that reads it has other stages then.
 type Setting = (&'static str, fn(&mut Recipe));
 
-const SETTINGS: [Setting; 13] = [
+const SETTINGS: [Setting; 11] = [
     ("scale", |recipe| recipe.scale += 1.0),
     ("objective", |recipe| recipe.objective = other(JointObjective::ALL, recipe.objective)),
     ("target-temperature", |recipe| recipe.target_temperature = Some(1.0 + recipe.target_temperature.unwrap_or(1.0))),
@@ -24,9 +24,6 @@ const SETTINGS: [Setting; 13] = [
     ("beta", |recipe| recipe.beta += 1.0),
     ("preferred", |recipe| recipe.preferred = other(Preferred::ALL, recipe.preferred)),
     ("teacher-loss", |recipe| recipe.teacher_loss = other(TeacherLoss::ALL, recipe.teacher_loss)),
-    ("dro", |recipe| recipe.dro.samples += 2),
-    // Whatever has lists has a selector.
-    ("selector", |recipe| recipe.dro.samples += 2),
 ];
 
 impl TrainConfig {
@@ -127,8 +124,6 @@ mod tests {
         let said = refused("joint", &plain, "target-temperature").unwrap();
         assert!(said.contains("joint --objective pdist") && !said.contains("rag-token"), "{said}");
         assert!(refused("preference", &plain, "hard-negatives").unwrap().contains("preference --preferred gold"));
-        assert!(refused("embedder", &plain, "dro").unwrap().contains("read by dro"));
-        assert!(refused("joint", &plain, "selector").is_some());
         // Every refusal knows at least one remedy.
         for (flag, change) in SETTINGS {
             assert!(!readers(change).is_empty(), "{flag}");
@@ -148,7 +143,6 @@ mod tests {
             ("joint", &plain, &["objective"]),
             ("joint", &pdist, &["target-temperature", "length"]),
             ("self-distil", &plain, &["target-temperature", "teacher-temperature", "direction"]),
-            ("dro", &plain, &["dro", "selector"]),
             ("frozen", &plain, &["steps"]),
         ] {
             for flag in flags {

@@ -193,7 +193,6 @@ fn a_flag_that_the_strategy_does_not_read_is_refused() {
     for (strategy, words, reader) in [
         ("ra-dit", ["--direction", "target-to-prior"], "replug"),
         ("generator", ["--objective", "pdist"], "joint"),
-        ("embedder", ["--dro", "samples=4"], "dro"),
         ("distil", ["--target-temperature", "2"], "replug"),
     ] {
         let ran = train_on(strategy, &fixture("tiny/train.jsonl"), &out).and(&words).run();
