@@ -218,6 +218,10 @@ pub struct EvalArgs {
     /// selector].
     #[arg(long)]
     pub reader: Option<String>,
+    /// Order of the passages in a prompt of all of them (concat): `best-first`, or `both-ends`, ranks 1, 3, 5, ..., 6, 4, 2
+    /// [default: the run's, or best-first].
+    #[arg(long)]
+    pub order: Option<String>,
     /// Hypotheses followed at a time when an answer is searched; 1: greedy [default: the run's, or 1].
     #[arg(long)]
     pub beams: Option<usize>,

@@ -174,11 +174,16 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<String>,
-    /// Temperature of the distribution over passages that a retriever is pulled to, or of a teacher's scores [default: the
-    /// paper's: 1 for pdist, loop and teachers, 0.1 for replug, 0.01 for ra-dit and adist].
+    /// Temperature of the distribution over passages that the generator's likelihoods or attention pull a retriever to [default:
+    /// 1 for pdist, loop and self-distil, where Atlas has 0.01 on mean log-likelihoods; the papers' 0.1 for replug, 0.01 for
+    /// ra-dit and adist].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_temperature: Option<f64>,
+    /// Temperature of the scores of a teacher, for distil and the warm-up of self-distil [default: 1].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_temperature: Option<f64>,
     /// How an answer's token log-probabilities become one number in such a target: sum or mean [default: sum].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,6 +230,11 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_reader: Option<String>,
+    /// Order of the passages in a prompt of all of them (concat) in evaluations: `best-first`, or `both-ends`, ranks 1, 3, 5,
+    /// ..., 6, 4, 2, which needs no training [default: best-first; both-ends for noisy-context, which learns to read so].
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_order: Option<String>,
     /// Hypotheses followed at a time when an answer is searched; 1: greedy [default: 1].
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -20,7 +20,7 @@ use crate::models::Role;
 use crate::models::encoder::Encoder;
 use crate::models::generator::Generator;
 use crate::pipeline::Pipeline;
-use crate::pipeline::answer::{AnswerReader, AnswerSettings, check_search};
+use crate::pipeline::answer::{AnswerReader, AnswerSettings, Order, check_order, check_search};
 use crate::pipeline::held;
 use crate::pipeline::identity::searched_with;
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
@@ -70,6 +70,7 @@ struct Parts {
     candidates: usize,
     top_k: usize,
     reader: AnswerReader,
+    order: Order,
     beams: usize,
     length_penalty: f64,
     training_reader: String,
@@ -98,6 +99,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         return Err(Error::new("`--max-answer-tokens 0` leaves no room for an answer; expected at least 1")
             .hint("leave it out for the run's own, or 32"));
     }
+    check_order(parts.reader, parts.order)?;
     check_search(parts.beams, parts.length_penalty)?;
     let setup = ledger.activity(Activity::Setup);
     let load = ledger.span(Phase::Load);
@@ -163,6 +165,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         top_k: parts.top_k,
         answer: AnswerSettings {
             reader: parts.reader,
+            order: parts.order,
             beams: parts.beams,
             length_penalty: parts.length_penalty,
             temperature: parts.temperature,
@@ -221,6 +224,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
 /// Of a run: what it trained, else what it began with. Flags win.
 fn parts(args: &EvalArgs) -> Result<Parts> {
     let reader = args.reader.as_deref().map(AnswerReader::parse).transpose()?;
+    let order = args.order.as_deref().map(Order::parse).transpose()?;
     if let Some(run) = &args.run {
         let (config, record) = finished_run(run)?;
         let trained = |name: &str| Some(run.join(name)).filter(|folder: &PathBuf| folder.is_dir());
@@ -229,12 +233,14 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         let selector = args.selector.clone().or_else(|| trained("selector"));
         let retriever = RetrieverSettings::new(args.retriever.wanted()?.or(config.retriever_wanted()))?;
         let exact = args.exact || config.exact;
+        let reader = match (reader, selector.is_some()) {
+            (Some(reader), _) => reader,
+            (None, true) => AnswerReader::Concat,
+            (None, false) => config.eval_reader()?,
+        };
         return Ok(Parts {
-            reader: match (reader, selector.is_some()) {
-                (Some(reader), _) => reader,
-                (None, true) => AnswerReader::Concat,
-                (None, false) => config.eval_reader()?,
-            },
+            reader,
+            order: order.map_or_else(|| config.order_of(reader), Ok)?,
             selector,
             selector_base: args.selector_base.clone(),
             candidates: args.candidates.unwrap_or(config.dro.candidates),
@@ -270,6 +276,7 @@ fn parts(args: &EvalArgs) -> Result<Parts> {
         encoder: args.encoder.clone(),
         adapter: args.adapter.clone(),
         top_k: args.top_k.unwrap_or(5),
+        order: order.unwrap_or_default(),
         reader: reader.unwrap_or(if args.selector.is_some() { AnswerReader::Concat } else { AnswerReader::default() }),
         selector: args.selector.clone(),
         selector_base: args.selector_base.clone(),

@@ -36,18 +36,18 @@ pub fn run(json: bool) -> Result<u8> {
         return Ok(0);
     }
     for row in rows {
-        let stages: Vec<String> = row
-            .stages
-            .iter()
-            .map(|stage| format!("{} ({}) by {}", stage.name, stage.trains.join(", "), stage.objective))
-            .collect();
+        let of_stage = |stage: &StageRow| {
+            let StageRow { name, objective, equation, trains } = stage;
+            format!("\n    {name} ({}) by {objective}: {equation}", trains.join(", "))
+        };
+        let stages: Vec<String> = row.stages.iter().map(of_stage).collect();
         let or_none = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join("; ") };
         print_text(&format!(
-            "{}\n  {}\n  source: {}\n  stages: {}\n  labels: {}\n  index goes stale: {}\n  cost of a step: {}",
+            "{}\n  {}\n  source: {}\n  stages:{}\n  labels: {}\n  index goes stale: {}\n  cost of a step: {}",
             row.name,
             row.about,
             row.source,
-            or_none(stages),
+            if stages.is_empty() { " none".to_owned() } else { stages.concat() },
             or_none(row.labels.iter().map(|label| (*label).to_owned()).collect()),
             row.index_goes_stale,
             row.cost

@@ -3,13 +3,14 @@
 use super::{TrainConfig, generator_format};
 use crate::error::{Error, Result};
 use crate::models::device::Choice;
-use crate::pipeline::answer::check_search;
+use crate::pipeline::answer::{check_order, check_search};
 use crate::train::refresh::Policy;
 
 impl TrainConfig {
     pub(super) fn check(&self) -> Result<()> {
         Choice::parse(&self.device)?;
-        let trains = self.stages()?.iter().any(|stage| stage.trains.generator);
+        let stages = self.stages()?;
+        let trains = stages.iter().any(|stage| stage.trains.generator);
         if generator_format(&self.generator_dtype)?.is_some() && trains && self.lora_rank.is_none() {
             return Err(Error::new(format!(
                 "`--generator-dtype {}` freezes the generator's matrices, and `--strategy {}` trains them",
@@ -17,15 +18,23 @@ impl TrainConfig {
             ))
             .hint("train an adapter on top, for instance with `--lora-rank 16`, or leave `--generator-dtype` out"));
         }
-        self.stages()?;
         crate::train::refresh::RefreshSettings::of(self)?;
         crate::train::schedule::Schedule::parse(&self.schedule, self.warmup)?;
         at_least_one("--batch-size", self.batch_size)?;
         at_least_one("--batch-tokens", self.batch_tokens)?;
         at_least_one("--top-k", self.top_k)?;
+        if let (1, Some(stage)) = (self.top_k, stages.iter().find(|stage| stage.objective.needs().leave_one_out)) {
+            return Err(Error::new(format!(
+                "`--top-k 1` leaves nothing to read in stage `{}`, whose objective `{}` leaves out one passage at a time",
+                stage.name,
+                stage.objective.name()
+            ))
+            .hint("use `--top-k 2` or more"));
+        }
         at_least_one("--max-answer-tokens", self.max_answer_tokens)?;
         at_least_one("--keep-checkpoints", self.keep_checkpoints)?;
         at_least_one("--ef", self.ef)?;
+        check_order(self.eval_reader()?, self.eval_order.unwrap_or_default())?;
         check_search(self.beams, self.length_penalty)?;
         let retriever = self.retriever_settings()?;
         if !retriever.kind.is_dense() && matches!(self.refresh, Policy::Rows | Policy::Lazy) {
@@ -41,6 +50,9 @@ impl TrainConfig {
         positive("--beta", self.beta)?;
         if let Some(temperature) = self.target_temperature {
             positive("--target-temperature", temperature)?;
+        }
+        if let Some(temperature) = self.teacher_temperature {
+            positive("--teacher-temperature", temperature)?;
         }
         positive("--lr-encoder", self.lr_encoder)?;
         positive("--lr-generator", self.lr_generator)?;

@@ -2,6 +2,8 @@
 
 mod check;
 mod defaults;
+mod reading;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use crate::models::Precision;
 use crate::models::dropout::Dropping;
 use crate::models::nn::Format;
 use crate::objectives::{Direction, Length, Preferred, TeacherLoss, Value};
-use crate::pipeline::answer::AnswerReader;
+use crate::pipeline::answer::{AnswerReader, Order};
 use crate::pipeline::retriever::{Fusion, Kind, RetrieverSettings, Wanted};
 use crate::strategies::{self, DroSettings, JointObjective, Reader, Recipe, Stage, Strategy};
 use crate::train::refresh::{By, Policy};
@@ -98,6 +100,8 @@ pub struct TrainConfig {
     pub objective: JointObjective,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_temperature: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_temperature: Option<f64>,
     #[serde(default = "defaults::length")]
     pub length: Length,
     #[serde(default = "defaults::direction")]
@@ -118,6 +122,8 @@ pub struct TrainConfig {
     pub reader: Reader,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_reader: Option<AnswerReader>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_order: Option<Order>,
     #[serde(default = "defaults::beams")]
     pub beams: usize,
     #[serde(default)]
@@ -185,8 +191,10 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// File, then flags: a flag wins; an unknown key of the file is refused with the list of known ones.
+    /// File, then flags: a flag wins; an unknown key of the file is refused with the list of known ones, and a flag that no
+    /// stage of the strategy reads with those that do.
     pub fn resolve(args: &TrainArgs) -> Result<Self> {
+        let mut typed: Vec<String> = Vec::new();
         let mut settings = match &args.config {
             Some(path) => read_settings(path)?,
             None => serde_json::Map::new(),
@@ -198,6 +206,7 @@ impl TrainConfig {
                     Error::new(format!("`--{name}` is not a finite number")).hint("give a number, for instance `1e-4`")
                 );
             }
+            typed = flags.keys().cloned().collect();
             settings.extend(flags);
         }
         if !args.dro.is_empty() {
@@ -206,7 +215,9 @@ impl TrainConfig {
                 table.extend(args.dro.iter().cloned());
             }
         }
-        Self::complete(settings)
+        let config = Self::complete(settings)?;
+        config.check_typed(&typed)?;
+        Ok(config)
     }
 
     /// Settings given as TOML alone, as one row of a comparison is.
@@ -281,12 +292,22 @@ impl TrainConfig {
 
     /// The stages of the strategy under these settings.
     pub fn stages(&self) -> Result<Vec<Stage>> {
-        let mut stages = (self.strategy()?.stages)(&Recipe {
+        let mut stages = (self.strategy()?.stages)(&self.recipe())?;
+        if self.only_stages > 0 {
+            stages.truncate(self.only_stages);
+        }
+        Ok(stages)
+    }
+
+    /// What stages are made from.
+    fn recipe(&self) -> Recipe {
+        Recipe {
             temperature: self.temperature,
             scale: self.scale,
             train_passages: self.train_passages,
             reader: self.reader,
             target_temperature: self.target_temperature,
+            teacher_temperature: self.teacher_temperature,
             objective: self.objective,
             length: self.length,
             direction: self.direction,
@@ -297,11 +318,7 @@ impl TrainConfig {
             teacher_loss: self.teacher_loss,
             top_k: self.top_k,
             dro: self.dro.clone(),
-        })?;
-        if self.only_stages > 0 {
-            stages.truncate(self.only_stages);
         }
-        Ok(stages)
     }
 
     /// Optimiser steps of a stage, by its number among so many.
@@ -322,37 +339,6 @@ impl TrainConfig {
     /// Whether any stage moves passage vectors.
     pub fn trains_passages(&self) -> Result<bool> {
         Ok(self.stages()?.iter().any(|stage| stage.trains.passages))
-    }
-
-    /// How answers are read off in evaluations: as asked for, else as the generator was trained last: all passages in one prompt,
-    /// a mixture for every token, or one for the whole answer.
-    pub fn eval_reader(&self) -> Result<AnswerReader> {
-        if let Some(reader) = self.eval_reader {
-            return Ok(reader);
-        }
-        let stages = self.stages()?;
-        if stages.iter().any(|stage| stage.lists.is_some()) {
-            return Ok(AnswerReader::Concat);
-        }
-        let Some(last) = stages.iter().rfind(|stage| stage.trains.generator) else { return Ok(self.reader.into()) };
-        Ok(match last.objective.name() {
-            _ if last.objective.needs().concat => AnswerReader::Concat,
-            "rag-sequence" => AnswerReader::SequenceThorough,
-            _ => AnswerReader::Mixture,
-        })
-    }
-
-    /// The name of the reader whose answers are learnt from, where any are: `concat`, `mixture`, or both.
-    pub fn training_reader(&self) -> Result<Option<&'static str>> {
-        let needs: Vec<_> = self.stages()?.iter().map(|stage| stage.objective.needs()).collect();
-        let concat = needs.iter().any(|needs| needs.concat || needs.leave_one_out || needs.attention);
-        let mixture = needs.iter().any(|needs| needs.single_prompts);
-        Ok(match (concat, mixture) {
-            (true, true) => Some("concat and mixture"),
-            (true, false) => Some("concat"),
-            (false, true) => Some("mixture"),
-            (false, false) => None,
-        })
     }
 }
 

@@ -33,6 +33,9 @@ fn flags_win_over_the_file_and_the_run_folder_reads_back_the_same() {
         std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
         assert_eq!(TrainConfig::of_run(folder.path()).unwrap(), config);
     }
+    // What a file says may be meant for several strategies.
+    std::fs::write(&file, "direction = \"prior-to-target\"\n").unwrap();
+    TrainConfig::resolve(&args).unwrap();
     std::fs::write(&file, "stepz = 7\n").unwrap();
     let error = TrainConfig::resolve(&args).unwrap_err();
     assert!(format!("{:?}", error).contains("stepz"));
@@ -60,7 +63,8 @@ fn how_answers_are_learnt_and_how_they_are_read_are_two_settings() {
         let mut args = complete();
         change(&mut args);
         let config = TrainConfig::resolve(&args).unwrap();
-        let read = config.eval_reader().unwrap().label(config.beams, config.length_penalty);
+        let order = config.eval_order().unwrap();
+        let read = config.eval_reader().unwrap().label(order, config.beams, config.length_penalty);
         (config.training_reader().unwrap(), read)
     };
     assert_eq!(resolved(|_| {}), (Some("mixture"), "mixture".to_owned()));
@@ -77,6 +81,24 @@ fn how_answers_are_learnt_and_how_they_are_read_are_two_settings() {
         (a.beams, a.length_penalty) = (Some(2), Some(0.5));
     };
     assert_eq!(resolved(embedder), (None, "concat beam 2 penalty 0.5".to_owned()));
+}
+
+#[test]
+fn passages_are_read_in_the_order_that_was_learnt_unless_another_is_asked_for() {
+    let order = |strategy: &str, reader: Option<&str>, order: Option<&str>| {
+        let (eval_reader, eval_order) = (reader.map(str::to_owned), order.map(str::to_owned));
+        let args = TrainArgs { strategy: Some(strategy.into()), eval_reader, eval_order, ..complete() };
+        TrainConfig::resolve(&args).map(|config| config.eval_order().unwrap())
+    };
+    assert_eq!(order("noisy-context", None, None).unwrap(), Order::BothEnds);
+    assert_eq!(order("noisy-context", None, Some("best-first")).unwrap(), Order::BestFirst);
+    assert_eq!(order("noisy-context", Some("mixture"), None).unwrap(), Order::BestFirst);
+    assert_eq!(order("frozen", Some("concat"), None).unwrap(), Order::BestFirst);
+    // It needs no training.
+    assert_eq!(order("frozen", Some("concat"), Some("both-ends")).unwrap(), Order::BothEnds);
+    let error = order("joint", None, Some("both-ends")).unwrap_err();
+    assert!(error.to_string().contains("`both-ends`") && error.to_string().contains("`mixture`"), "{error}");
+    assert!(format!("{:?}", order("frozen", None, Some("worst-first")).unwrap_err()).contains("`best-first`"));
 }
 
 #[test]
@@ -107,6 +129,14 @@ fn settings_that_contradict_each_other_are_refused_before_any_work() {
         TrainConfig::resolve(&args).unwrap_err()
     };
     assert!(refused(|a| a.top_k = Some(0)).to_string().contains("--top-k 0"));
+    assert!(
+        refused(|a| (a.objective, a.top_k) = (Some("loop".into()), Some(1))).to_string().contains("`loop`"),
+        "nothing is left when the only passage is left out"
+    );
+    let teacher = |a: &mut TrainArgs| (a.strategy, a.teacher_temperature) = (Some("distil".into()), Some(0.0));
+    assert!(refused(teacher).to_string().contains("--teacher-temperature"));
+    let unread = refused(|a| a.direction = Some("prior-to-target".into()));
+    assert!(unread.to_string().contains("`--direction`") && unread.find_hint().unwrap().contains("replug"), "{unread}");
     assert!(refused(|a| a.temperature = Some(0.0)).to_string().contains("--temperature"));
     assert!(refused(|a| a.lr_encoder = Some(f64::NAN)).to_string().contains("not"));
     assert!(refused(|a| a.strategy = Some("best".into())).to_string().contains("`best`"));

@@ -4,12 +4,18 @@
 //! Marginal likelihood `log p(y|x) = log sum_z p(z|x) p(y|x,d_z)` over ordered lists z of K passages. E-step: m lists
 //! `z_i ~ p_T(z|x)` drawn by the selector, with importance weights of the posterior
 //! `w_i = p(y|x,d_zi) p(z_i|x) / p_T(z_i|x)`, normalised over the m lists (equation 19; at temperature 1 and top-p 1 the
-//! selector cancels). M-step: `L = -(1/B) sum_b sum_i w_i [ log p(z_i|x) + log p(y|x,d_zi) ]` with the weights constant; the
-//! first term trains the selector, the second the generator. Tokens are summed in both terms, questions averaged.
+//! selector cancels, if p(z|x) is what lists are drawn from). M-step:
+//! `L = -(1/B) sum_b sum_i w_i [ log p(z_i|x) + log p(y|x,d_zi) ]` with the weights constant; the first term trains the
+//! selector, the second the generator. Tokens are summed in both terms, questions averaged.
 //!
-//! What the paper leaves open or its code does otherwise is a setting ([`Weighting`], [`Mode`],
-//! [`Scoring`]). Deviation: equal lists are scored once and their weights added, which
-//! changes no number. Self-normalised weights are biased: towards less learning for small m, to none at m = 1.
+//! What the paper leaves open or its code does otherwise is a setting ([`Weighting`], [`Mode`], [`Scoring`]). p(z|x) is the
+//! same in weights and loss: by [`Scoring::Trie`] a distribution over ordered choices of passages, from which p_T draws; by
+//! [`Scoring::Free`] what the language model gives the text. Lists are drawn among well-formed ones all the same, so that
+//! free text does not cancel and takes one more pass of the selector (unless `correction` is off); its marginal is the sum
+//! over well-formed lists.
+//!
+//! Deviation: equal lists are scored once and their weights added, which changes no number. Self-normalised weights are
+//! biased: towards less learning for small m, to none of the selector's at m = 1.
 //!
 //! Trains: selector, generator. Labels: answers. The index never goes stale.
 
@@ -29,7 +35,8 @@ pub struct Weighting {
     /// flatter, the more so the longer the answer.
     pub length: Length,
     /// Whether weights are divided by the probability that the list was drawn with and multiplied by the selector's own
-    /// (1 at temperature 1 and top-p 1). Without it, lists drawn otherwise aim at `p_T(z|x) p(y|x,d_z)`, not at the posterior.
+    /// (1 at temperature 1 and top-p 1 for what lists are drawn from, [`Scoring::Trie`]). Without it, lists drawn otherwise aim
+    /// at `p_T(z|x) p(y|x,d_z)`, not at the posterior.
     pub correction: bool,
     /// Whether a list that was drawn several times counts once, as in DRO's released code. That changes the estimator:
     /// likely lists lose the weight that their repetition gives them.
@@ -58,14 +65,15 @@ impl Weighting {
         }
     }
 
-    /// Normalised weights of the different lists of one question, in their order: their sum is 1. Empty for no list.
+    /// Normalised weights of the different lists of one question, in their order: their sum is 1. Empty for no list. `scoring`
+    /// says what p(z|x) is.
     ///
-    /// A likelihood or probability that is no number is an error.
-    pub fn weights(&self, lists: &[Drawn]) -> Result<Vec<f64>> {
+    /// A likelihood or probability that is no number, or not known, is an error.
+    pub fn weights(&self, lists: &[Drawn], scoring: Scoring) -> Result<Vec<f64>> {
         self.check()?;
         let mut logs = Vec::with_capacity(lists.len());
         for drawn in lists {
-            let log = self.log_weight(drawn);
+            let log = self.log_weight(drawn, scoring)?;
             if !log.is_finite() {
                 return Err(Error::new(format!(
                     "the list `{:?}` has the log-weight `{log}`, expected a number",
@@ -81,12 +89,22 @@ impl Weighting {
     }
 
     /// log w of one drawing of a list, up to a constant of the question.
-    fn log_weight(&self, drawn: &Drawn) -> f64 {
+    fn log_weight(&self, drawn: &Drawn, scoring: Scoring) -> Result<f64> {
         let likelihood = match self.length {
             Length::Sum => drawn.log_likelihood,
             Length::Mean => drawn.log_likelihood / f64::from(drawn.answer_tokens.max(1)),
         };
-        likelihood + if self.correction { drawn.log_prob - drawn.log_proposal } else { 0.0 }
+        if !self.correction {
+            return Ok(likelihood);
+        }
+        let prior = drawn.log_prob_by(scoring).ok_or_else(|| {
+            Error::new(format!(
+                "the list `{:?}` was not scored by `{}` before it was weighed: this is a defect of ragtune",
+                drawn.list,
+                scoring.name()
+            ))
+        })?;
+        Ok(likelihood + prior - drawn.log_proposal)
     }
 }
 
@@ -132,7 +150,7 @@ pub struct Dro {
     pub weighting: Weighting,
     /// Which terms there are.
     pub mode: Mode,
-    /// What p(z|x) is in the selector's term.
+    /// What p(z|x) is, in the selector's term and in the weights.
     pub scoring: Scoring,
 }
 
@@ -158,7 +176,7 @@ impl Objective for Dro {
         vec![
             ("mode", self.mode.name().to_owned()),
             ("length normalisation of weights", length.name().to_owned()),
-            ("corrected for the proposal", yes(correction)),
+            ("corrected for the proposal", if correction { self.corrected().to_owned() } else { yes(false) }),
             ("equal lists count once", yes(distinct)),
             ("weights clipped at times their mean", clip.map_or("no".to_owned(), |clip| clip.to_string())),
             ("scoring of lists", self.scoring.name().to_owned()),
@@ -185,12 +203,15 @@ impl Objective for Dro {
     }
 
     fn loss(&self, step: &mut Step<'_>) -> Result<Tensor> {
+        if self.weighting.correction && self.scoring == Scoring::Free {
+            step.score_as_free_text()?;
+        }
         let selections = step.selections()?;
         let (questions, mut flat) = (selections.len(), 0);
         let (mut named, mut weights) = (Vec::with_capacity(questions), Vec::new());
         for selection in selections {
-            let all = self.weighting.weights(&selection.lists)?;
-            flat += usize::from(self.is_flat(&selection.lists));
+            let all = self.weighting.weights(&selection.lists, self.scoring)?;
+            flat += usize::from(self.is_flat(&selection.lists)?);
             // A weight that f32 holds as 0 has no gradient: its list need not be read.
             let kept: Vec<usize> = (0..all.len()).filter(|&place| all[place] as f32 > 0.0).collect();
             weights.extend(kept.iter().map(|&place| all[place]));
@@ -219,11 +240,21 @@ impl Objective for Dro {
 
 impl Dro {
     /// Whether nothing tells a question's lists apart.
-    fn is_flat(&self, lists: &[Drawn]) -> bool {
-        let logs = lists.iter().map(|drawn| self.weighting.log_weight(drawn));
-        let (least, most) =
-            logs.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), log| (least.min(log), most.max(log)));
-        lists.len() < 2 || most - least < 1e-6
+    fn is_flat(&self, lists: &[Drawn]) -> Result<bool> {
+        let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
+        for drawn in lists {
+            let log = self.weighting.log_weight(drawn, self.scoring)?;
+            (least, most) = (least.min(log), most.max(log));
+        }
+        Ok(lists.len() < 2 || most - least < 1e-6)
+    }
+
+    /// How weights are corrected, for reports.
+    fn corrected(&self) -> &'static str {
+        match self.scoring {
+            Scoring::Trie => "yes",
+            Scoring::Free => "yes, with p(z|x) as free text",
+        }
     }
 
     /// What an E-step is worth telling, means over its questions: `effective_samples` (1 / sum w², at most the number of
@@ -233,14 +264,14 @@ impl Dro {
         let mut sums = BTreeMap::new();
         let mut add = |name: &str, value: f64| *sums.entry(name.to_owned()).or_insert(0.0) += value;
         for Selection { lists, .. } in selections {
-            let weights = self.weighting.weights(lists)?;
+            let weights = self.weighting.weights(lists, self.scoring)?;
             let drawn: f64 = lists.iter().map(|drawn| f64::from(drawn.count)).sum();
             add("effective_samples", 1.0 / weights.iter().map(|weight| weight * weight).sum::<f64>());
             add("distinct_lists", lists.len() as f64);
             add("weight_entropy", weights.iter().filter(|w| **w > 0.0).map(|weight| -weight * weight.ln()).sum());
             let likelihoods = lists.iter().map(|drawn| f64::from(drawn.count) * drawn.log_likelihood);
             add("answer_log_likelihood", likelihoods.sum::<f64>() / drawn);
-            add("no_signal", f64::from(u8::from(self.is_flat(lists))));
+            add("no_signal", f64::from(u8::from(self.is_flat(lists)?)));
         }
         sums.values_mut().for_each(|sum| *sum /= selections.len().max(1) as f64);
         Ok(sums)

@@ -8,7 +8,8 @@
 //! With hard negatives every question's own become candidates of the whole batch, as sentence-transformers does it; ANCE
 //! (arXiv 2007.00808) mines them from the model's own index. Those the trainer mined come before those of the question
 //! file; the first `hard_negatives` of them are taken, and fewer where there are fewer. A gold passage of a question is
-//! never its negative.
+//! never its negative. Deviation from ANCE: its loss is of a question's own negatives alone, over unscaled inner products;
+//! here those of the other questions and their gold passages count too, over scaled cosines.
 //!
 //! Trains: question side; passage side when passage vectors are live. Labels: one gold passage a question (the first).
 //! Reduction: mean over questions. Batches of any size fit: vectors are computed in chunks and their gradients are those

@@ -48,7 +48,8 @@ impl Needs {
         named.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect()
     }
 
-    /// The first label that a question lacks. Hard negatives may be mined, so their absence is no lack.
+    /// The first label that a question lacks. Hard negatives may be missing from single questions, or mined: that some question
+    /// has any is a matter of the whole set (`train::labels`).
     pub fn lacking(&self, question: &Question) -> Option<&'static str> {
         if self.answers && question.answers.is_empty() {
             return Some("answer");

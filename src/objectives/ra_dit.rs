@@ -1,5 +1,5 @@
-//! RA-DIT's second stage ("R-ft"): the retriever learns from the generator that the first stage ([`super::SftSeparate`])
-//! tuned.
+//! RA-DIT's retriever stage ("R-ft"): the retriever learns from the likelihoods of the base generator. The generator's own stage
+//! ([`super::SftSeparate`]) is decoupled from it.
 //!
 //! `L = KL(p_R || p_LSR)`, `p_R = softmax(s / gamma)` over the K passages, `p_LSR = softmax(p(y | x, z_k) / tau)`, the
 //! softmax of the probability, with tau = 0.01 (Lin et al. 2023, arXiv 2310.01352). It is
@@ -7,7 +7,8 @@
 //!
 //! Deviations: the paper has no temperature on scores (gamma = 1 with unbounded inner products); cosine scores need one.
 //! The paper computes candidates and probabilities once, with the base models, over the top 10; here that holds where the
-//! trainer gives each question's passages ([`crate::pipeline::step::Step::with_passages`]) and a memo.
+//! trainer gives each question's passages ([`crate::pipeline::step::Step::with_passages`]) and a memo, and their number is K
+//! of all stages (`--top-k`), where the paper tunes the generator on the top 3.
 //!
 //! Trains: question side (the paper found both sides worse). Labels: answers.
 

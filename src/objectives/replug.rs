@@ -8,8 +8,8 @@
 //!   near 0 and Q near uniform, which the step reports as a target without a signal.
 //! * length: the sum of an answer's token log-probabilities, or their mean.
 //!
-//! The paper has gamma = beta = 0.1 and both towers trained; its batches are text spans, here they are questions with their
-//! answers. Questions are averaged.
+//! The paper has gamma = beta = 0.1 (here gamma is `--temperature`, by default 0.05) and both towers trained; its batches are
+//! text spans, here they are questions with their answers. Questions are averaged.
 //!
 //! Trains: question side, and passage side when passage vectors are live. Labels: answers.
 

@@ -1,4 +1,9 @@
 //! ANCE: the encoder trains on gold passages against negatives that its own live index finds, mined again after every refresh.
+//!
+//! Deviations: in the paper a question's loss is against its own mined negatives alone, scores are unscaled dot products, the
+//! encoder is warmed up on negatives that BM25 found, and trainer and miner run beside each other. Here mined negatives and gold
+//! passages of the other questions of a batch count too ([`Mnrl`]), scores are cosines times `--scale`, training begins with the
+//! base encoder, and mining follows each refresh.
 
 use super::{Begins, Mining, Recipe, Stage, Strategy, Trains};
 use crate::error::{Error, Result};

@@ -15,7 +15,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     name: "dro",
     about: "a selector and the generator learn from lists of passages weighted by the answer's likelihood",
     source: "Shi et al. 2025, arXiv 2505.03075",
-    cost: "one prompt of n candidates through the selector and m lists after it, m prompts of K passages through the generator forward; then both again, forward and backward",
+    cost: "one prompt of n candidates through the selector and m lists after it, m prompts of K passages through the generator forward; then both again, forward and backward (with `scoring=free` the selector reads its lists once more)",
     stages,
 };
 
@@ -56,7 +56,7 @@ pub struct DroSettings {
     pub gold_injection: bool,
     /// `joint`, or one of `selector` and `generator` alone.
     pub mode: Mode,
-    /// `trie`, or `free` as the paper writes its lists.
+    /// `trie`, or `free` as the paper writes its lists: what p(z|x) is in the loss and in its weights.
     pub scoring: Scoring,
     /// Whose lists the selector learns first.
     pub warm_up: WarmUp,
@@ -93,7 +93,7 @@ fn stages(recipe: &Recipe) -> Result<Vec<Stage>> {
         sampling: Sampling { temperature: settings.sampling_temperature, top_p: settings.top_p },
         gold_injection: settings.gold_injection,
     };
-    expectation.check()?;
+    expectation.check(settings.mode != Mode::Generator)?;
     let weighting = Weighting {
         length: settings.length,
         correction: settings.correction,

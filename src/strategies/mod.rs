@@ -97,6 +97,8 @@ pub struct Recipe {
     pub temperature: f64,
     /// Temperature of a target distribution; none for the paper's.
     pub target_temperature: Option<f64>,
+    /// Temperature of a teacher's scores; none for 1.
+    pub teacher_temperature: Option<f64>,
     /// Scale of cosine scores in MNRL.
     pub scale: f64,
     /// Whether passage vectors are live and trained.
@@ -131,6 +133,7 @@ impl Default for Recipe {
         Self {
             temperature: 0.05,
             target_temperature: None,
+            teacher_temperature: None,
             scale: 20.0,
             train_passages: false,
             reader: Reader::default(),

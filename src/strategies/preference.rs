@@ -3,7 +3,7 @@
 
 use super::{Begins, Recipe, Stage, Strategy, Trains};
 use crate::error::Result;
-use crate::objectives::Preference;
+use crate::objectives::{Preference, Preferred};
 
 pub(super) const STRATEGY: Strategy = Strategy {
     name: "preference",
@@ -18,7 +18,8 @@ fn stages(recipe: &Recipe) -> Result<Vec<Stage>> {
         temperature: recipe.temperature,
         beta: recipe.beta,
         preferred: recipe.preferred,
-        hard_negatives: recipe.hard_negatives,
+        // By likelihood only what was retrieved is compared.
+        hard_negatives: if recipe.preferred == Preferred::Gold { recipe.hard_negatives } else { 0 },
     };
     let trains = Trains { questions: true, passages: recipe.train_passages, generator: false, ..Trains::default() };
     Ok(vec![Stage::new("preference", Box::new(objective), trains).beginning(Begins::Base, Begins::Base)])

@@ -1,5 +1,6 @@
 //! RA-DIT: two decoupled stages on the base of each other. LM-ft: the generator on each retrieved passage by itself. R-ft: the
-//! question encoder towards the likelihoods of the base generator, over passages that were retrieved once.
+//! question encoder towards the likelihoods of the base generator, over passages that were retrieved once. Deviation: the paper
+//! reads the top 3 in LM-ft and scores the top 10 in R-ft; here both are `--top-k`.
 
 use super::{Begins, Passages, Recipe, Stage, Strategy, Trains, leaves_passages};
 use crate::error::Result;

@@ -12,7 +12,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     stages,
 };
 
-/// gamma and beta of the paper.
+/// beta of the paper. Its gamma, 0.1 too, is `--temperature`, which has one default for all strategies.
 const TEMPERATURE: f64 = 0.1;
 
 fn stages(recipe: &Recipe) -> Result<Vec<Stage>> {

@@ -1,6 +1,9 @@
 //! ImpRAG's schedule on a pipeline of two models: the retriever is warmed up on a teacher's scores, then both train together and
 //! the retriever distils the generator's likelihoods (PDist). Without the warm-up a retriever that finds nothing learns nothing.
-//! Deviations: ImpRAG is one model; its pseudo-labels come from Contriever, here from `teacher_scores` of the question file.
+//! Deviations: ImpRAG is one model. It warms up by multi-label NCE, with the passages that Contriever ranks highest as positives;
+//! here the warm-up is the KL divergence from the distribution over a question's `teacher_scores`, which uses the scores and not
+//! only who is on top. The temperatures of teacher (`--teacher-temperature`) and of the generator's likelihoods
+//! (`--target-temperature`) are two settings, because their scales have nothing to do with each other.
 
 use super::{Begins, Recipe, Stage, Strategy, Trains};
 use crate::error::Result;
@@ -19,7 +22,7 @@ fn stages(recipe: &Recipe) -> Result<Vec<Stage>> {
     let warm_up = Distillation {
         form: TeacherLoss::Kl,
         temperature,
-        teacher_temperature: recipe.target_temperature.unwrap_or(1.0),
+        teacher_temperature: recipe.teacher_temperature.unwrap_or(1.0),
         direction: recipe.direction,
     };
     let pdist =

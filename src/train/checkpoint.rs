@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::mining::Mined;
+use super::notes::Signals;
 use super::optimizer::AdamW;
 use super::reindex::Pending;
 use super::selection::Selection;
@@ -65,8 +66,12 @@ pub struct State {
     /// Live vectors in use; they are in the folder.
     #[serde(default)]
     pub fresh: Kept,
-    /// How many questions gave no direction to learn in, of how many looked at.
-    pub flat: (u64, u64),
+    /// What the questions of this stage gave to learn from so far.
+    #[serde(default)]
+    pub signals: Signals,
+    /// The same of each stage before it, in their order.
+    #[serde(default)]
+    pub signals_before: Vec<Signals>,
     /// What was remembered of the frozen generator instead of being computed.
     pub remembered: Remembered,
     /// What early stopping saw in this stage.
@@ -113,6 +118,9 @@ impl State {
     pub fn next_stage(&mut self) {
         self.noticed_before = self.noticed();
         self.before += self.step;
+        // A checkpoint of an earlier version knows nothing of the stages before its own.
+        self.signals_before.resize(self.stage, Signals::default());
+        self.signals_before.push(std::mem::take(&mut self.signals));
         self.stage += 1;
         (self.step, self.embedded_at) = (0, 0);
         self.refreshes_before = self.refreshes.len();

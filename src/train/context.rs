@@ -14,6 +14,7 @@ use crate::data::Question;
 use crate::error::Result;
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
+use crate::pipeline::answer::Order;
 use crate::pipeline::fresh::{Fresh, FreshSettings};
 use crate::pipeline::memo::Memo;
 use crate::pipeline::step::{ByQuestion, Step};
@@ -58,7 +59,7 @@ impl Trainer<'_> {
     }
 
     /// The context of a stage whose models are those it begins with.
-    fn context(&self, stage: &Stage) -> Result<Context> {
+    pub(super) fn context(&self, stage: &Stage) -> Result<Context> {
         let needs = stage.objective.needs();
         let reference = if needs.reference { Some(self.pipeline.encoder.try_clone()?) } else { None };
         let reads = needs.single_prompts || needs.concat || needs.leave_one_out;
@@ -94,7 +95,7 @@ impl Trainer<'_> {
                     let avoid = [&self.gold(question)?, &found[..], self.pipeline.corpus.deleted()].concat();
                     with_irrelevant(&found, &avoid, self.pipeline.corpus.len() as u32, self.config.seed, &question.id)
                 }
-                Passages::BothEnds => both_ends(&found),
+                Passages::BothEnds => Order::BothEnds.arrange(&found),
                 Passages::Once | Passages::Search => found,
             };
             given.insert(question.id.clone(), chosen);
@@ -185,14 +186,6 @@ fn with_irrelevant(found: &[u32], avoid: &[u32], corpus: u32, seed: u64, questio
     chosen
 }
 
-/// Ranks 1, 3, 5, ..., 6, 4, 2: a reader looks first at both ends (arXiv 2410.05983, section 4.1).
-fn both_ends(found: &[u32]) -> Vec<u32> {
-    let front = found.iter().copied().step_by(2);
-    let mut back: Vec<u32> = found.iter().copied().skip(1).step_by(2).collect();
-    back.reverse();
-    front.chain(back).collect()
-}
-
 /// Some of what is given, drawn without replacement from (seed, name).
 pub(super) fn drawn(mut from: Vec<u32>, count: usize, seed: u64, name: &str) -> Vec<u32> {
     from.shuffle(&mut random_of(seed, name));
@@ -214,8 +207,6 @@ mod tests {
 
     #[test]
     fn passages_are_arranged_as_they_are_named() {
-        assert_eq!(both_ends(&[1, 2, 3, 4, 5, 6]), [1, 3, 5, 6, 4, 2]);
-        assert_eq!(both_ends(&[1, 2, 3]), [1, 3, 2]);
         assert_eq!(gold_first(&[9, 8], &[1, 2, 3]), [9, 1, 2]);
         assert_eq!(gold_first(&[2], &[1, 2, 3]), [2, 1, 3]);
         assert_eq!(gold_first(&[], &[1, 2]), [1, 2]);

@@ -27,7 +27,50 @@ pub fn check(set: &QuestionSet, config: &TrainConfig, stages: &[Stage]) -> Resul
         ))
         .hint(hint));
     }
-    Ok(())
+    check_negatives(set, config, stages)
+}
+
+/// Refuses to train without any of the hard negatives that were asked for: the loss would be another, with other questions'
+/// passages alone.
+fn check_negatives(set: &QuestionSet, config: &TrainConfig, stages: &[Stage]) -> Result<()> {
+    let Some(stage) = stages.iter().find(|stage| reads_negatives(stage)) else { return Ok(()) };
+    if with_negatives(set) > 0 {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "`--hard-negatives {}` asks for hard negatives in stage `{}`, and none of the {} questions in `{}` has any",
+        config.hard_negatives,
+        stage.name,
+        set.questions.len(),
+        config.questions.display()
+    ))
+    .hint(
+        "add `\"hard_negatives\": [\"passage id\", ..]` to the questions, let `--strategy ance` mine them, or leave \
+         `--hard-negatives` out",
+    ))
+}
+
+/// How many questions lack the hard negatives that a stage was asked to read, where any do.
+pub fn without_negatives(stage: &Stage, set: &QuestionSet) -> Option<String> {
+    let (with, all) = (with_negatives(set), set.questions.len());
+    (reads_negatives(stage) && with < all).then(|| {
+        format!(
+            "stage `{}` was to read hard negatives, and {} of {all} questions have none: those learn from other passages alone",
+            stage.name,
+            all - with
+        )
+    })
+}
+
+/// Whether a stage takes hard negatives from the question file.
+fn reads_negatives(stage: &Stage) -> bool {
+    stage.objective.needs().hard_negatives && stage.mining.is_none()
+}
+
+/// Questions with a hard negative that is not gold.
+fn with_negatives(set: &QuestionSet) -> usize {
+    let has = |question: &&Question| question.hard_negatives.iter().any(|id| !question.gold_passages.contains(id));
+    set.questions.iter().filter(has).count()
 }
 
 fn lacking(stage: &Stage, question: &Question) -> Option<&'static str> {

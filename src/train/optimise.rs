@@ -10,6 +10,7 @@ use crate::cost::Phase;
 use crate::data::Question;
 use crate::error::Result;
 use crate::models::dropout::Draw;
+use crate::models::generator::Generator;
 use crate::pipeline::selector::SampleKey;
 use crate::pipeline::step::{Observed, Step};
 use crate::report::record::CurvePoint;
@@ -83,11 +84,7 @@ impl Trainer<'_> {
             }
         }
         for observed in &sums.observed {
-            let (flat, looked) = (
-                observed.targets.flat + observed.likelihoods.flat,
-                observed.targets.questions + observed.likelihoods.questions,
-            );
-            self.state.flat = (self.state.flat.0 + flat, self.state.flat.1 + looked);
+            self.state.signals.add(observed);
             let remembered = &mut self.state.remembered;
             remembered.prompts += observed.memo.hits;
             remembered.computed += observed.memo.misses;
@@ -132,13 +129,16 @@ impl Trainer<'_> {
         }
         // Two forward passes' worth: gradients of activations and of weights (adapters: activations only); and what was
         // computed a second time.
-        let adapter = self.pipeline.generator.lora().is_some();
-        let generator_factor =
-            if adapter { 1.0 } else { 2.0 } + f64::from(u8::from(self.config.gradient_checkpointing));
+        let factor = |model: &Generator| {
+            let gradients = if model.lora().is_some() { 1.0 } else { 2.0 };
+            gradients + f64::from(u8::from(self.config.gradient_checkpointing))
+        };
+        let selector = self.pipeline.selector.as_ref().map_or(0.0, |selector| factor(&selector.generator));
         span.flops(
             again
                 + 2.0 * step.observed.encoder_flops
-                + generator_factor * (step.observed.generator_flops + step.observed.selector_flops),
+                + factor(&self.pipeline.generator) * step.observed.generator_flops
+                + selector * step.observed.selector_flops,
         );
         if stage.trains.encoder() {
             let more = optimizer::gradients(self.pipeline.encoder.params(), &gradients)?;
@@ -177,7 +177,8 @@ impl Trainer<'_> {
         longest * (self.config.top_k + whole)
     }
 
-    /// What a step is worth telling apart from its learning rates: loss, prior, what was retrieved, age of the index.
+    /// What a step is worth telling apart from its learning rates: loss, prior, what was retrieved, hard negatives a question,
+    /// age of the index.
     fn measure(&self, sums: &Sums, batch: &[&Question]) -> Result<CurvePoint> {
         let retrieved: Vec<&Vec<u32>> = sums.observed.iter().flat_map(|observed| &observed.retrieved).collect();
         let scores: Vec<&Vec<f32>> = sums.observed.iter().flat_map(|observed| &observed.scores).collect();
@@ -196,6 +197,10 @@ impl Trainer<'_> {
         if !scores.is_empty() {
             let sum: f64 = scores.iter().map(|row| entropy(row, self.config.temperature)).sum();
             extra.insert("prior_entropy".into(), sum / scores.len() as f64);
+        }
+        let negatives: u64 = sums.observed.iter().map(|observed| observed.hard_negatives).sum();
+        if negatives > 0 {
+            extra.insert("hard_negatives".into(), negatives as f64 / batch.len() as f64);
         }
         if !retrieved.is_empty() {
             let mut distinct: Vec<u32> = retrieved.iter().copied().flatten().copied().collect();

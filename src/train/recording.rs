@@ -52,7 +52,7 @@ impl Session {
         }
         record.truncated = self.truncated(config)?;
         record.prompt_template = serde_json::to_string(&pipeline.prompt.template)?;
-        record.reader_mode = config.eval_reader()?.label(config.beams, config.length_penalty);
+        record.reader_mode = config.eval_reader()?.label(config.eval_order()?, config.beams, config.length_penalty);
         record.training_reader = config.training_reader()?.unwrap_or_default().to_owned();
         record.top_k = config.top_k as u64;
         record.retriever = pipeline.retriever.settings.label();

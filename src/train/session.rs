@@ -239,6 +239,7 @@ impl Session {
                 top_k: config.top_k,
                 answer: AnswerSettings {
                     reader: config.eval_reader()?,
+                    order: config.eval_order()?,
                     beams: config.beams,
                     length_penalty: config.length_penalty,
                     temperature: config.temperature,

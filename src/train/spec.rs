@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::config::TrainConfig;
 use crate::error::Result;
+use crate::pipeline::answer::Order;
 use crate::strategies::{Begins, Mining, Passages, Stage, Trains};
 
 /// Version of everything that training computes. To be raised with every change after which the same settings lead to other
@@ -42,8 +43,17 @@ const IRRELEVANT: [&str; 18] = [
 ];
 
 /// Settings of evaluations: weights depend on them where evaluations decide which are kept.
-const EVALUATION: [&str; 8] =
-    ["eval-every", "early-stop", "select-by", "eval-limit", "reader", "eval-reader", "beams", "length-penalty"];
+const EVALUATION: [&str; 9] = [
+    "eval-every",
+    "early-stop",
+    "select-by",
+    "eval-limit",
+    "reader",
+    "eval-reader",
+    "eval-order",
+    "beams",
+    "length-penalty",
+];
 
 /// Settings of the retriever: weights depend on them where a stage looks for passages, or evaluations decide.
 const RETRIEVER: [&str; 4] = ["retriever", "hybrid", "hybrid-weight", "hybrid-depth"];
@@ -228,6 +238,11 @@ fn settings(config: &TrainConfig, stage: &Stage, steps: u64, selected: bool) -> 
     }
     if !selects {
         drop(&EVALUATION);
+    }
+    // Also where nobody said so: what is usual for a strategy may change.
+    let order = config.eval_order()?;
+    if config.early_stop > 0 && order != Order::BestFirst {
+        settings.insert("eval-order".to_owned(), order.name().into());
     }
     Ok(value)
 }

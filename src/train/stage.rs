@@ -41,6 +41,7 @@ impl Trainer<'_> {
         self.state.refreshes.extend(moved(&record.refreshes, |step| before + step));
         self.state.notice(&record.noticed);
         self.state.step = record.steps;
+        self.state.signals = record.signals;
         self.state.stages.push(charge(&record, stage, true));
         Ok(true)
     }
@@ -64,11 +65,9 @@ impl Trainer<'_> {
         self.encoder_optimizer = AdamW::new(adamw(self.config))?;
         self.generator_optimizer = AdamW::new(adamw(self.config))?;
         self.selector_optimizer = AdamW::new(adamw(self.config))?;
-        let mined = self.state.mined.take();
-        self.set_context(stage)?;
-        let Some(folder) = found else { return Ok(()) };
-        // What the checkpoint trained against, instead of what would be mined now.
-        self.state.mined = mined;
+        let Some(folder) = found else { return self.set_context(stage) };
+        // The checkpoint's negatives are taken over: mining is dear, and now would find others.
+        self.context = self.context(stage)?;
         self.context.mined = self.mined_before()?;
         let _span = self.ledger.span(Phase::Load);
         if stage.trains.encoder() {
@@ -112,7 +111,7 @@ impl Trainer<'_> {
         }
         let refreshes = self.state.refreshes.get(self.state.refreshes_before..).unwrap_or_default();
         record.refreshes = moved(refreshes, |step| step - before);
-        record.noticed = self.state.noticed().since(&self.state.noticed_before);
+        record.signals = self.state.signals;
         let file = self.run.dir().join(METRICS_FILE);
         // A stage of no steps has no curve.
         let curve: Vec<CurvePoint> = if file.is_file() { read_lines(&file)? } else { Vec::new() };

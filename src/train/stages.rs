@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::notes::Signals;
 use super::spec::{Planned, StageSpec};
 use crate::cost::LedgerRecord;
 use crate::error::{Context, Error, Result};
@@ -48,9 +49,9 @@ pub struct StageRecord {
     pub digests: BTreeMap<String, String>,
     /// Its refreshes; steps are counted from its own first.
     pub refreshes: Vec<RefreshRecord>,
-    /// What was noticed while it trained.
+    /// What its questions gave to learn from.
     #[serde(default)]
-    pub noticed: Noticed,
+    pub signals: Signals,
     /// What it cost: training, refreshes, checkpoints, and the evaluations within it.
     pub ledger: LedgerRecord,
 }

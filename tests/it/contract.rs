@@ -2,6 +2,8 @@
 //! names; those parts move, tensor by tensor, and nothing else by a bit; same seed, same bits; every phase on the bill; the
 //! loss falls.
 
+mod bill;
+mod mining;
 mod portable;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +35,32 @@ struct Case {
     reader: &'static str,
     lora: bool,
     objective: JointObjective,
+    form: Form,
 }
+
+/// What else makes another stage of a strategy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Usual,
+    HardNegatives,
+    MarginMse,
+    PreferredGold,
+    Selector,
+    Generator,
+    Free,
+    GoldFirst,
+}
+
+/// The forms that a strategy has besides its usual one.
+const FORMS: [(&str, Form); 7] = [
+    ("embedder", Form::HardNegatives),
+    ("distil", Form::MarginMse),
+    ("preference", Form::PreferredGold),
+    ("dro", Form::Selector),
+    ("dro", Form::Generator),
+    ("dro", Form::Free),
+    ("dro", Form::GoldFirst),
+];
 
 /// Every strategy in every form it accepts; what it refuses is no case.
 fn cases() -> Vec<Case> {
@@ -46,6 +73,7 @@ fn cases() -> Vec<Case> {
                 reader: "mixture",
                 lora: false,
                 objective: JointObjective::RagToken,
+                form: Form::Usual,
             };
             if !accepted(&plain) {
                 continue;
@@ -61,10 +89,11 @@ fn cases() -> Vec<Case> {
             }
             if strategy.name == "joint" {
                 let others = JointObjective::ALL.iter().filter(|objective| **objective != plain.objective);
-                let both = [JointObjective::RagSequence, JointObjective::Pdist];
-                let others = others.filter(|objective| !train_passages || both.contains(objective));
                 cases.extend(others.map(|objective| Case { objective: *objective, ..plain.clone() }));
             }
+            // Which side trains changes nothing about the form.
+            let forms = FORMS.iter().filter(|(name, _)| *name == strategy.name && !train_passages);
+            cases.extend(forms.map(|(_, form)| Case { form: *form, ..plain.clone() }));
         }
     }
     let names: BTreeSet<&str> = cases.iter().map(|case| case.strategy).collect();
@@ -86,7 +115,7 @@ fn accepted(case: &Case) -> bool {
 }
 
 /// The training questions of the fixture, each with scores of three passages by a teacher: its gold passage and its neighbours
-/// in the file.
+/// in the file, which are its hard negatives too.
 fn questions() -> PathBuf {
     static FILE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     FILE.get_or_init(|| {
@@ -98,6 +127,7 @@ fn questions() -> PathBuf {
                 scores.insert(gold[(at + distance) % gold.len()].clone(), score.into());
             }
             question["teacher_scores"] = scores.into();
+            question["hard_negatives"] = serde_json::json!([gold[(at + 1) % gold.len()], gold[(at + 2) % gold.len()]]);
         }
         let path = shared().join("taught.jsonl");
         let text: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -108,7 +138,24 @@ fn questions() -> PathBuf {
 }
 
 fn args(case: &Case, index: &Path, out: &Path) -> TrainArgs {
+    let (is, word) = (|strategy: &str| case.strategy == strategy, |word: &str| Some(word.to_owned()));
+    let mut dro: Vec<(String, serde_json::Value)> = Vec::new();
+    if is("dro") {
+        dro.extend([("candidates".into(), 4.into()), ("samples".into(), 3.into())]);
+    }
+    let said: Vec<(&str, serde_json::Value)> = match case.form {
+        // One model alone needs no warm-up of the other, nor a generator two lists.
+        Form::Selector => vec![("mode", "selector".into()), ("warm-up", "none".into())],
+        Form::Generator => vec![("mode", "generator".into()), ("warm-up", "none".into()), ("samples", 1.into())],
+        Form::Free => vec![("scoring", "free".into())],
+        Form::GoldFirst => vec![("warm-up", "gold-first".into())],
+        _ => Vec::new(),
+    };
+    dro.extend(said.into_iter().map(|(name, value)| (name.to_owned(), value)));
     TrainArgs {
+        preferred: word("gold").filter(|_| case.form == Form::PreferredGold),
+        teacher_loss: word("margin-mse").filter(|_| case.form == Form::MarginMse),
+        hard_negatives: matches!(case.form, Form::HardNegatives | Form::PreferredGold).then_some(1),
         strategy: Some(case.strategy.into()),
         index: Some(index.into()),
         questions: Some(questions()),
@@ -125,10 +172,10 @@ fn args(case: &Case, index: &Path, out: &Path) -> TrainArgs {
         refresh_every: Some(1),
         train_passages: Some(case.train_passages),
         reader: Some(case.reader.into()),
-        objective: Some(case.objective.name().into()),
+        objective: word(case.objective.name()).filter(|_| is("joint")),
         lora_rank: case.lora.then_some(4),
         lr_selector: Some(1e-3),
-        dro: vec![("candidates".into(), 4.into()), ("samples".into(), 3.into())],
+        dro,
         ..TrainArgs::default()
     }
 }
@@ -303,6 +350,7 @@ fn the_named_parts_move_the_others_stay_and_a_seed_decides_every_bit() {
         assert_eq!(again.metrics, first.metrics, "{case:?}");
         assert_eq!(again.scores, first.scores, "{case:?}");
         assert!(again.encoder == first.encoder && again.generator == first.generator, "{case:?}");
+        assert!(again.selector == first.selector, "{case:?}");
         assert!(again.vectors == first.vectors, "{case:?}");
 
         // Another seed: another order of questions, another adapter.
@@ -385,18 +433,20 @@ fn the_loss_falls_on_questions_seen_again_and_again() {
     first_lines(&questions(), 4, &four);
     let generator = opinionated(folder.path());
     for (number, case) in cases().into_iter().enumerate().filter(|(_, case)| trains(case) != Trains::default()) {
-        let steps = 20;
+        let steps = 30;
         let args = TrainArgs {
             questions: Some(four.clone()),
             batch_size: Some(4),
             steps: Some(steps),
+            // A stage that several strategies contain learns once.
+            stages: Some(folder.path().join("stages")),
             // Two passages of few change from step to step as the questions move, and the loss with them.
             top_k: Some(3),
             refresh_every: Some(0),
             schedule: Some("constant".into()),
             generator: Some(generator.clone()),
             // The fixture encoder tells four passages apart already; at a low scale there is something left to learn.
-            scale: Some(2.0),
+            scale: ["embedder", "independent", "ance"].contains(&case.strategy).then_some(2.0),
             temperature: Some(0.2),
             lr_encoder: Some(5e-5),
             lr_generator: Some(1e-3),
@@ -453,7 +503,8 @@ fn a_batch_cut_into_micro_batches_is_the_same_batch() {
 fn what_a_run_saves_is_what_it_trained() {
     let folder = folder();
     let index = index_copy(folder.path());
-    for case in cases().into_iter().filter(|case| case.objective == JointObjective::RagToken) {
+    let usual = |case: &Case| case.objective == JointObjective::RagToken && case.form == Form::Usual;
+    for case in cases().into_iter().filter(usual) {
         let out = folder.path().join(format!("{case:?}").replace(|c: char| !c.is_alphanumeric(), "-"));
         let left = run(&args(&case, &index, &out), |_, _| {});
         let trains = trains(&case);
@@ -500,6 +551,7 @@ fn joint_training_moves_the_prior_towards_passages_that_explain_the_answer() {
             reader: "mixture",
             lora: false,
             objective: JointObjective::RagToken,
+            form: Form::Usual,
         };
         // A generator that stands still: whatever the loss loses, it loses by better retrieval scores.
         let args = TrainArgs {

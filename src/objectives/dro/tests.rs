@@ -3,11 +3,19 @@ use candle_core::{Device, Var};
 use super::*;
 
 fn drawn(log_likelihood: f64, count: u32) -> Drawn {
-    Drawn { list: vec![count], count, log_prob: -1.0, log_proposal: -1.0, log_likelihood, answer_tokens: 4 }
+    Drawn {
+        list: vec![count],
+        count,
+        log_prob: -1.0,
+        log_free: None,
+        log_proposal: -1.0,
+        log_likelihood,
+        answer_tokens: 4,
+    }
 }
 
 fn weights(weighting: Weighting, lists: &[Drawn]) -> Vec<f64> {
-    let weights = weighting.weights(lists).unwrap();
+    let weights = weighting.weights(lists, Scoring::Trie).unwrap();
     assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     weights
 }
@@ -54,14 +62,33 @@ fn hand_computed_weights() {
     close(&weights(Weighting { clip: Some(2.0), ..plain }, &lists), &[0.75, 0.1875, 0.0625]);
 }
 
+/// By free text a list may be less likely than by the trie it was drawn from: the weight is what is learnt.
+#[test]
+fn weights_are_by_the_probability_that_is_learnt() {
+    let free = |log_free: f64| Drawn { log_free: Some(-1.0 + log_free), ..drawn(0.0, 1) };
+    let lists = [free(0.0), free(-(4f64.ln()))];
+    let plain = Weighting::default();
+    close(&plain.weights(&lists, Scoring::Free).unwrap(), &[0.8, 0.2]);
+    close(&plain.weights(&lists, Scoring::Trie).unwrap(), &[0.5, 0.5]);
+    close(&Weighting { correction: false, ..plain }.weights(&lists, Scoring::Free).unwrap(), &[0.5, 0.5]);
+    // A probability that nobody looked up is not made up.
+    assert!(
+        plain.weights(&[drawn(0.0, 1)], Scoring::Free).unwrap_err().to_string().contains("was not scored by `free`")
+    );
+    let told = Dro { scoring: Scoring::Free, ..Dro::default() }.settings();
+    assert!(told.contains(&("corrected for the proposal", "yes, with p(z|x) as free text".to_owned())));
+}
+
 #[test]
 fn likelihoods_of_any_size_and_no_number_at_all() {
     close(&weights(Weighting::default(), &[drawn(-5000.0, 1), drawn(-5000.0 + 2f64.ln(), 1)]), &[1.0 / 3.0, 2.0 / 3.0]);
     for bad in [f64::NAN, f64::NEG_INFINITY] {
-        assert!(Weighting::default().weights(&[drawn(-1.0, 1), drawn(bad, 1)]).is_err());
+        assert!(Weighting::default().weights(&[drawn(-1.0, 1), drawn(bad, 1)], Scoring::Trie).is_err());
     }
     for clip in [0.5, f64::NAN, f64::INFINITY] {
-        assert!(Weighting { clip: Some(clip), ..Weighting::default() }.weights(&[drawn(-1.0, 1)]).is_err());
+        assert!(
+            Weighting { clip: Some(clip), ..Weighting::default() }.weights(&[drawn(-1.0, 1)], Scoring::Trie).is_err()
+        );
     }
 }
 

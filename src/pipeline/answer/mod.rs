@@ -1,6 +1,7 @@
 //! How a trained pipeline answers: which prompts are read, and how an answer is read off them.
 //!
-//! [`AnswerReader`] says what is maximised, the number of beams how far is searched for it. `rows` is what a search sees
+//! [`AnswerReader`] says what is maximised, [`Order`] how passages stand in a prompt of all of them, the number of beams how
+//! far is searched. `rows` is what a search sees
 //! of a model, `mixture` makes one distribution of K readers, `greedy` and `beam` search, `sequence` weighs the
 //! hypotheses of RAG-Sequence. Dimension letters: B questions, K passages a question, N beams, V vocabulary.
 
@@ -14,6 +15,7 @@ mod beam;
 mod candidates;
 mod greedy;
 mod mixture;
+mod order;
 mod reader;
 mod rows;
 mod search;
@@ -24,7 +26,8 @@ mod golden_tests;
 #[cfg(test)]
 mod tests;
 
-pub use reader::{AnswerReader, check_search};
+pub use order::Order;
+pub use reader::{AnswerReader, check_order, check_search};
 use rows::Reading;
 use search::{Hypothesis, Search};
 
@@ -33,6 +36,8 @@ use search::{Hypothesis, Search};
 pub struct AnswerSettings {
     /// One prompt a passage or one for all, and what is maximised.
     pub reader: AnswerReader,
+    /// How the passages of one prompt are ordered (concat only).
+    pub order: Order,
     /// N, hypotheses that are followed at a time; 1 is greedy.
     pub beams: usize,
     /// Hypotheses of a beam search are compared by their log-probability / tokens^penalty; 0 compares probabilities.
@@ -48,7 +53,7 @@ pub struct AnswerSettings {
 impl AnswerSettings {
     /// The name of reader and search in records and tables, such as `mixture`, `concat beam 4 penalty 0.6`.
     pub fn label(&self) -> String {
-        self.reader.label(self.beams, self.length_penalty)
+        self.reader.label(self.order, self.beams, self.length_penalty)
     }
 }
 
@@ -84,7 +89,7 @@ pub fn answer(
     let (mut truncated, mut width) = (0, 1);
     for context in contexts {
         let groups: Vec<Vec<&Passage>> = match settings.reader {
-            AnswerReader::Concat => vec![context.passages.clone()],
+            AnswerReader::Concat => vec![settings.order.arrange(&context.passages)],
             _ if context.passages.is_empty() => vec![Vec::new()],
             _ => context.passages.iter().map(|passage| vec![*passage]).collect(),
         };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Order;
 use crate::error::{Error, Result};
 use crate::strategies::Reader;
 
@@ -15,7 +16,7 @@ pub enum AnswerReader {
     /// 2005.11401, section 2.5).
     #[default]
     Mixture,
-    /// p(y | x, z_1..z_K), all passages in one prompt, best first.
+    /// p(y | x, z_1..z_K), all passages in one prompt, in some [`Order`].
     Concat,
     /// Σ_k p_k p(y | x, z_k): RAG-Sequence; each passage's search gives hypotheses, and each is scored under all K passages
     /// (arXiv 2005.11401, section 2.5, "thorough decoding").
@@ -49,9 +50,12 @@ impl AnswerReader {
         })
     }
 
-    /// Reader and search as records and tables name them: `mixture`, `sequence-fast beam 4`, `concat beam 4 penalty 0.6`.
-    pub fn label(self, beams: usize, length_penalty: f64) -> String {
+    /// Reader, order and search as records and tables name them: `mixture`, `concat both-ends`, `concat beam 4 penalty 0.6`.
+    pub fn label(self, order: Order, beams: usize, length_penalty: f64) -> String {
         let mut label = self.name().to_owned();
+        if order != Order::BestFirst {
+            label.push_str(&format!(" {}", order.name()));
+        }
         if beams > 1 {
             label.push_str(&format!(" beam {beams}"));
         }
@@ -70,6 +74,19 @@ impl From<Reader> for AnswerReader {
             Reader::Concat => Self::Concat,
         }
     }
+}
+
+/// Refuses an order of the passages of one prompt for a reader of one passage a prompt.
+pub fn check_order(reader: AnswerReader, order: Order) -> Result<()> {
+    if order == Order::BestFirst || reader == AnswerReader::Concat {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "the order `{}` is one of passages in one prompt, and the reader `{}` reads a prompt for each passage",
+        order.name(),
+        reader.name()
+    ))
+    .hint("read answers off with the `concat` reader, or leave the order out"))
 }
 
 /// Refuses settings of a search that cannot be followed.

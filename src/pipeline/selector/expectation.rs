@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CANDIDATES, Sampling};
+use super::{CANDIDATES, Sampling, Scoring};
 use crate::error::{Error, Result};
 
 /// What to tell whoever puts gold passages among the candidates.
@@ -18,7 +18,7 @@ pub struct Expectation {
     pub candidates: usize,
     /// K: passages of a list, which the generator reads.
     pub choose: usize,
-    /// m: lists drawn for a question; at least 2.
+    /// m: lists drawn for a question; at least 2 where the selector is to learn from them.
     pub samples: usize,
     /// How they are drawn.
     pub sampling: Sampling,
@@ -35,10 +35,15 @@ impl Default for Expectation {
 }
 
 impl Expectation {
-    /// Refuses settings under which nothing can be learnt.
-    pub fn check(&self) -> Result<()> {
+    /// Refuses settings under which nothing can be learnt. One list is enough for a generator, which then learns to answer
+    /// from what the selector draws.
+    pub fn check(&self, trains_selector: bool) -> Result<()> {
         self.sampling.check()?;
-        if self.samples < 2 {
+        if self.samples == 0 {
+            return Err(Error::new("`0` lists drawn for a question are nothing to learn from, expected at least 1")
+                .hint("draw 4 or more: DRO uses 8, and finds 4 the best for its cost"));
+        }
+        if self.samples < 2 && trains_selector {
             return Err(Error::new(format!(
                 "`{}` list drawn for a question teaches a selector nothing: its normalised weight is 1 whatever the answer's \
                  likelihood, so that the expected gradient is zero; expected at least 2",
@@ -51,7 +56,7 @@ impl Expectation {
                 "cannot select `{}` of `{}` candidates, expected 1 or more of at least 2 and as many",
                 self.choose, self.candidates
             ))
-            .hint("lower `--top-k` or raise `--candidates`"));
+            .hint("lower `--top-k` or raise `--dro candidates=..`"));
         }
         Ok(())
     }
@@ -70,14 +75,33 @@ pub struct Drawn {
     pub list: Vec<u32>,
     /// How often it was drawn.
     pub count: u32,
-    /// log p(z|x) of the selector that drew it, in nats.
+    /// log p(z|x) of the selector that drew it among the lists it can draw ([`Scoring::Trie`]), in nats.
     pub log_prob: f64,
+    /// The same as free text ([`Scoring::Free`]), where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_free: Option<f64>,
     /// log of the probability that it was drawn with.
     pub log_proposal: f64,
     /// log p(y|x, d_z) of the generator, summed over the answer's tokens, in nats.
     pub log_likelihood: f64,
     /// Tokens of the answer, its end included.
     pub answer_tokens: u32,
+}
+
+impl Drawn {
+    /// A list of which nothing is known yet but that it is there.
+    pub(in crate::pipeline) fn once(list: Vec<u32>) -> Self {
+        let (log_prob, log_proposal, log_likelihood) = (0.0, 0.0, 0.0);
+        Self { list, count: 1, log_prob, log_free: None, log_proposal, log_likelihood, answer_tokens: 0 }
+    }
+
+    /// log p(z|x) in nats by this scoring, where it is known.
+    pub fn log_prob_by(&self, scoring: Scoring) -> Option<f64> {
+        match scoring {
+            Scoring::Trie => Some(self.log_prob),
+            Scoring::Free => self.log_free,
+        }
+    }
 }
 
 /// The different lists that were drawn for one question.
@@ -145,7 +169,7 @@ pub(in crate::pipeline) fn distinct(written: Vec<super::Written>) -> Vec<Drawn> 
     for super::Written { list, log_prob, log_proposal } in written {
         match lists.iter_mut().find(|drawn| drawn.list == list) {
             Some(drawn) => drawn.count += 1,
-            None => lists.push(Drawn { list, count: 1, log_prob, log_proposal, log_likelihood: 0.0, answer_tokens: 0 }),
+            None => lists.push(Drawn { log_prob, log_proposal, ..Drawn::once(list) }),
         }
     }
     lists

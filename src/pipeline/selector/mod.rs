@@ -71,7 +71,10 @@ impl Selector {
     pub fn new(generator: Generator, prompt: SelectorPrompt, candidates: usize) -> Result<Self> {
         if candidates == 0 {
             return Err(Error::new("a selector of `0` candidates has nothing to choose from")
-                .hint(format!("set `--candidates` to 1 or more, for instance {CANDIDATES}")));
+                .hint(format!(
+                    "expected 1 or more: `--dro candidates={CANDIDATES}` in training, `--candidates {CANDIDATES}` in `ragtune \
+                     eval`"
+                )));
         }
         let identifiers = Identifiers::new(generator.text(), &prompt.template().answer_prefix, candidates)?;
         Ok(Self { generator, prompt, identifiers })

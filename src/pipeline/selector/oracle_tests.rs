@@ -7,6 +7,7 @@ use super::*;
 use crate::models::Grad;
 use crate::models::generator::Scored;
 use crate::models::generator::golden::*;
+use crate::models::nn;
 use crate::models::weights::Weights;
 use crate::objectives::{Weighting, weighted_loss};
 
@@ -45,23 +46,25 @@ fn case() -> Case {
 
 impl Case {
     /// log p(z|x) and log p(y|x,d_z) of every list, (12) each, with gradients.
-    fn log_probs(&self) -> (Tensor, Tensor) {
-        let prior = self.selector.log_probs(&[(&self.input, &self.lists)], Scoring::Trie, Grad::On).unwrap();
+    fn log_probs(&self, scoring: Scoring) -> (Tensor, Tensor) {
+        let prior = self.selector.log_probs(&[(&self.input, &self.lists)], scoring, Grad::On).unwrap();
         let (likelihood, _) = self.generator.answer_log_probs(&self.answers, Grad::On).unwrap();
         (prior, likelihood.sum(1).unwrap())
     }
 
     /// As if every list had been drawn once, each with the same probability.
     fn enumerated(&self) -> Vec<Drawn> {
-        let (prior, likelihood) = self.log_probs();
-        let numbers = values(&prior).into_iter().zip(values(&likelihood));
+        let (prior, likelihood) = self.log_probs(Scoring::Trie);
+        let free = values(&self.log_probs(Scoring::Free).0);
+        let numbers = values(&prior).into_iter().zip(values(&likelihood)).zip(free);
         self.lists
             .iter()
             .zip(numbers)
-            .map(|(list, (prior, likelihood))| Drawn {
+            .map(|(list, ((prior, likelihood), free))| Drawn {
                 list: list.clone(),
                 count: 1,
                 log_prob: f64::from(prior),
+                log_free: Some(f64::from(free)),
                 log_proposal: -(12f64.ln()),
                 log_likelihood: f64::from(likelihood),
                 answer_tokens: 5,
@@ -72,7 +75,7 @@ impl Case {
     /// How far the gradients of -Σ wᵢ (log p(zᵢ|x) + log p(y|x,d_zᵢ)) are from `-scale` times those of PyTorch's log p(y|x):
     /// the largest difference of any number, relative to the largest number of its tensor.
     fn error(&mut self, weights: &[f64], scale: f64) -> f32 {
-        let (prior, likelihood) = self.log_probs();
+        let (prior, likelihood) = self.log_probs(Scoring::Trie);
         let loss =
             (weighted_loss(&prior, weights, 1).unwrap() + weighted_loss(&likelihood, weights, 1).unwrap()).unwrap();
         let store = loss.backward().unwrap();
@@ -116,10 +119,40 @@ fn probabilities_of_all_lists_add_up_to_one() {
 #[test]
 fn normalised_weights_of_all_lists_give_the_gradient_of_the_log_marginal() {
     let mut case = case();
-    let weights = Weighting::default().weights(&case.enumerated()).unwrap();
+    let weights = Weighting::default().weights(&case.enumerated(), Scoring::Trie).unwrap();
     assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     let error = case.error(&weights, 1.0);
     assert!(error < TOLERANCE, "{error}");
+}
+
+/// The same where lists are scored as free text: the exact marginal of the model that is learnt, by automatic differentiation.
+#[test]
+fn weights_by_free_text_give_the_gradient_of_its_own_log_marginal() {
+    let case = case();
+    let (prior, likelihood) = case.log_probs(Scoring::Free);
+    let exact = nn::log_sum_exp(&(&prior + &likelihood).unwrap().unsqueeze(0).unwrap()).unwrap();
+    let exact = exact.sum_all().unwrap().neg().unwrap().backward().unwrap();
+    let error = |weights: &[f64]| -> f32 {
+        let terms = [&prior, &likelihood].map(|term| weighted_loss(term, weights, 1).unwrap());
+        let store = (&terms[0] + &terms[1]).unwrap().backward().unwrap();
+        let mut error = 0f32;
+        for params in [case.selector.generator.params(), case.generator.params()] {
+            for (name, var) in params.trainable() {
+                let expected = values(exact.get(var).unwrap());
+                let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+                assert!(largest > 0.0, "{name}");
+                for (got, expected) in values(store.get(var).unwrap()).into_iter().zip(expected) {
+                    error = error.max((got - expected).abs() / largest);
+                }
+            }
+        }
+        error
+    };
+    let found = error(&Weighting::default().weights(&case.enumerated(), Scoring::Free).unwrap());
+    assert!(found < TOLERANCE, "{found}");
+    // The weights of another p(z|x) belong to another marginal.
+    let other = error(&Weighting::default().weights(&case.enumerated(), Scoring::Trie).unwrap());
+    assert!(other > 100.0 * TOLERANCE, "{other}");
 }
 
 #[test]
@@ -138,7 +171,7 @@ fn weights_that_are_not_normalised_give_it_times_the_marginal() {
 fn weights_without_the_proposal_give_another_gradient() {
     let mut case = case();
     let weighting = Weighting { correction: false, ..Weighting::default() };
-    let weights = weighting.weights(&case.enumerated()).unwrap();
+    let weights = weighting.weights(&case.enumerated(), Scoring::Trie).unwrap();
     let error = case.error(&weights, 1.0);
     assert!(error > 100.0 * TOLERANCE, "{error}");
 }

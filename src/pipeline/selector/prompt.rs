@@ -67,7 +67,10 @@ impl SelectorPrompt {
                 passages.len(),
                 best.len()
             ))
-            .hint("lower `--candidates`, or take a selector with more positions"));
+            .hint(
+                "lower `--dro candidates=..` in training or `--candidates` in `ragtune eval`, or take a selector with more \
+                 positions",
+            ));
         }
         // `fits` words fit, `too_many` do not.
         let (mut fits, mut too_many) = (0, longest);

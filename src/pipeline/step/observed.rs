@@ -1,6 +1,7 @@
 //! What was seen while a step's quantities were computed: for reports, never for losses.
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use super::Step;
 use crate::error::Result;
@@ -11,7 +12,7 @@ use crate::pipeline::memo::MemoUse;
 const FLAT: f32 = 1e-6;
 
 /// How many questions gave their passages different marks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {
     /// Questions looked at.
     pub questions: u64,

@@ -31,7 +31,7 @@ impl Step<'_> {
     /// after each different one with the generator; nothing gets a gradient. Charges retrieval, `select` and `score`; a
     /// frozen generator's likelihoods are taken from the step's memo where it knows them.
     pub fn expect(&mut self, settings: &Expectation, key: SampleKey) -> Result<()> {
-        settings.check()?;
+        settings.check(self.trains.selector)?;
         self.candidates(settings.candidates, settings.choose, settings.gold_injection)?;
         let drawn = {
             let span = self.ledger.span(Phase::Select);
@@ -80,8 +80,7 @@ impl Step<'_> {
                     by_likelihood(own, settings.choose)
                 }
             };
-            let (log_prob, log_proposal, log_likelihood) = (0.0, 0.0, 0.0);
-            selection.lists = vec![Drawn { list, count: 1, log_prob, log_proposal, log_likelihood, answer_tokens: 0 }];
+            selection.lists = vec![Drawn::once(list)];
         }
         self.selected.selections = Some(selections);
         Ok(())
@@ -104,9 +103,30 @@ impl Step<'_> {
         })
     }
 
+    /// Gives every list the probability that the selector gives it as free text ([`Scoring::Free`]), where it is not known: an
+    /// E-step draws among well-formed lists and knows another. Without gradient. Charged to `select`.
+    pub fn score_as_free_text(&mut self) -> Result<()> {
+        let known = |selection: &Selection| selection.lists.iter().all(|drawn| drawn.log_free.is_some());
+        if self.selections()?.iter().all(known) {
+            return Ok(());
+        }
+        let named: Vec<Vec<usize>> =
+            self.selections()?.iter().map(|selection| (0..selection.lists.len()).collect()).collect();
+        let log_probs = self.list_log_probs(&named, Scoring::Free, Grad::Off)?.to_vec1::<f32>()?;
+        let lists = self.selected.selections.iter_mut().flatten().flat_map(|selection| &mut selection.lists);
+        for (drawn, log_prob) in lists.zip(log_probs) {
+            drawn.log_free = Some(f64::from(log_prob));
+        }
+        Ok(())
+    }
+
     /// (M) log p(z|x) of the named lists of each question (places in [`Selection::lists`]), in their order, in nats. Gradient
     /// to the selector. Charged to `select`.
     pub fn selector_log_probs(&mut self, named: &[Vec<usize>], scoring: Scoring) -> Result<Tensor> {
+        self.list_log_probs(named, scoring, Grad::On)
+    }
+
+    fn list_log_probs(&mut self, named: &[Vec<usize>], scoring: Scoring, grad: Grad) -> Result<Tensor> {
         let span = self.ledger.span(Phase::Select);
         let selections = self.selections()?;
         let lists: Vec<Vec<Vec<u32>>> = selections
@@ -120,8 +140,10 @@ impl Step<'_> {
         let (tokens, flops) = selector.cost(&questions, scoring)?;
         span.tokens(tokens);
         span.flops(flops);
-        let log_probs = selector.log_probs(&questions, scoring, Grad::On)?;
-        self.observed.selector_flops += flops;
+        let log_probs = selector.log_probs(&questions, scoring, grad)?;
+        if grad == Grad::On {
+            self.observed.selector_flops += flops;
+        }
         Ok(log_probs)
     }
 

@@ -14,6 +14,7 @@ fn a_run_evaluates_to_the_scores_it_ended_with() {
         ("generator", &["--lora-rank", "4", "--generator-dtype", "f16", "--gradient-checkpointing"]),
         ("joint", &["--lora-rank", "4", "--generator-dtype", "bf16"]),
         ("generator", &["--reader", "concat"]),
+        ("generator", &["--reader", "concat", "--eval-order", "both-ends"]),
         ("generator", &["--eval-reader", "concat", "--beams", "2", "--length-penalty", "0.5"]),
         ("frozen", &[]),
     ] {
@@ -231,6 +232,8 @@ fn searches_that_cannot_be_followed_are_refused() {
         (&["--reader", "both"][..], &["`both`", "sequence-thorough"][..]),
         (&["--beams", "0"], &["--beams 0"]),
         (&["--length-penalty", "1"], &["--length-penalty 1", "--beams 4"]),
+        (&["--reader", "concat", "--order", "worst-first"], &["`worst-first`", "both-ends"]),
+        (&["--reader", "mixture", "--order", "both-ends"], &["`both-ends`", "`mixture`", "concat"]),
     ] {
         ragtune(&["eval"])
             .with("--index", base_index())
@@ -263,4 +266,54 @@ fn how_it_was_trained_and_how_it_is_read_are_both_named() {
         .done()
         .stdout;
     assert!(evaluated.contains("sequence-fast beam 2 (trained: mixture)"), "{evaluated}");
+}
+
+/// Who learns to read the best passages at both ends is read so; anyone else is where that is asked for.
+#[test]
+fn passages_are_read_in_the_order_that_was_learnt() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    let of_run = |words: &[&str]| {
+        let scores = folder.path().join("scores.jsonl");
+        let evaluated = ragtune(&["eval", "--json", "--limit", "8"])
+            .with("--run", &out)
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .with("--scores", &scores)
+            .and(words)
+            .run()
+            .json();
+        let answers: Vec<serde_json::Value> = lines(&scores).iter().map(|line| line["prediction"].clone()).collect();
+        assert!(answers.iter().all(serde_json::Value::is_string), "{answers:?}");
+        (evaluated["summary"]["reader_mode"].as_str().unwrap().to_owned(), answers)
+    };
+    ragtune(&["train", "--strategy", "noisy-context", "--steps", "1", "--batch-size", "2", "--top-k", "4"])
+        .and(&["--eval-limit", "4", "--max-answer-tokens", "8"])
+        .with("--index", base_index())
+        .with("--questions", fixture("tiny/train.jsonl"))
+        .with("--eval-questions", fixture("tiny/dev.jsonl"))
+        .with("--generator", fixture("models/qa-llama"))
+        .with("--out", &out)
+        .run()
+        .done();
+    let record = json(&out.join("record.json"));
+    assert_eq!((&record["reader_mode"], &record["training_reader"]), (&"concat both-ends".into(), &"concat".into()));
+    let (mode, ends) = of_run(&[]);
+    assert_eq!(mode, "concat both-ends");
+    let (mode, first) = of_run(&["--order", "best-first"]);
+    assert_eq!(mode, "concat");
+    assert_ne!(ends, first, "another order is another prompt");
+    assert_eq!(of_run(&["--reader", "mixture"]).0, "mixture");
+    // Of two passages the best comes first either way.
+    assert_eq!(of_run(&["--top-k", "2"]).1, of_run(&["--top-k", "2", "--order", "best-first"]).1);
+    // No training is needed.
+    let untrained = |order: &str| {
+        let evaluated = ragtune(&["eval", "--json", "--limit", "4", "--reader", "concat", "--order", order])
+            .with("--index", base_index())
+            .with("--generator", small_generator())
+            .with("--questions", fixture("tiny/dev.jsonl"))
+            .run()
+            .json();
+        evaluated["summary"]["reader_mode"].as_str().unwrap().to_owned()
+    };
+    assert_eq!([untrained("both-ends"), untrained("best-first")], ["concat both-ends", "concat"]);
 }

@@ -104,6 +104,9 @@ fn strategies_are_listed_with_their_sources() {
     assert!(listed.as_array().unwrap().iter().all(|one| !one["source"].as_str().unwrap().is_empty()));
     let text = ragtune(&["strategies"]).run().done().stdout;
     assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    for stage in listed.as_array().unwrap().iter().flat_map(|one| one["stages"].as_array().unwrap()) {
+        assert!(text.contains(stage["equation"].as_str().unwrap()), "{stage}: {text}");
+    }
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn an_e_step_finds_lists_and_likelihoods_and_an_m_step_trains_what_it_names() {
     // The loss by hand from the E-step's own numbers: nothing moved in between.
     let mut terms = [0.0; 2];
     for selection in &selections {
-        let weights = Weighting::default().weights(&selection.lists).unwrap();
+        let weights = Weighting::default().weights(&selection.lists, Scoring::Trie).unwrap();
         for (drawn, weight) in selection.lists.iter().zip(weights) {
             terms[0] -= weight * drawn.log_prob / 2.0;
             terms[1] -= weight * drawn.log_likelihood / 2.0;
@@ -168,6 +168,20 @@ fn an_e_step_finds_lists_and_likelihoods_and_an_m_step_trains_what_it_names() {
     let mut free = Dro { scoring: Scoring::Free, mode: Mode::Selector, ..Dro::default() };
     let whole = free.loss(&mut step).unwrap().to_scalar::<f32>().unwrap();
     assert!(f64::from(whole) > terms[0], "the whole vocabulary leaves a list less probability");
+    // By hand: weights and term by the probability as free text, not the one that lists are drawn with.
+    let mut expected = 0.0;
+    for (selection, input) in step.selections().unwrap().iter().zip(&step.selected.inputs) {
+        let lists: Vec<Vec<u32>> = selection.lists.iter().map(|drawn| drawn.list.clone()).collect();
+        let prior = selector.log_probs(&[(input, &lists)], Scoring::Free, Grad::Off).unwrap().to_vec1::<f32>().unwrap();
+        let weight = |(drawn, prior): (&Drawn, &f32)| {
+            f64::from(drawn.count) * (drawn.log_likelihood + f64::from(*prior) - drawn.log_proposal).exp()
+        };
+        let weights: Vec<f64> = selection.lists.iter().zip(&prior).map(weight).collect();
+        let sum: f64 = weights.iter().sum();
+        expected -=
+            weights.iter().zip(&prior).map(|(weight, prior)| weight / sum * f64::from(*prior)).sum::<f64>() / 2.0;
+    }
+    assert!((f64::from(whole) - expected).abs() < 1e-3, "{whole} {expected}");
     free.weighting.distinct = true;
     assert_ne!(free.loss(&mut step).unwrap().to_scalar::<f32>().unwrap(), whole);
 
@@ -301,8 +315,12 @@ fn a_warm_up_teaches_gold_first_or_the_generators_order() {
 
 #[test]
 fn what_teaches_nothing_is_refused_with_the_reason() {
-    let refused = |settings: Expectation| settings.check().unwrap_err().to_string();
+    let refused = |settings: Expectation| settings.check(true).unwrap_err().to_string();
     assert!(refused(Expectation { samples: 1, ..expectation() }).contains("expected gradient is zero"));
+    assert!(refused(Expectation { samples: 0, ..expectation() }).contains("`0` lists"));
+    // A generator alone learns from one list.
+    Expectation { samples: 1, ..expectation() }.check(false).unwrap();
+    assert!(Expectation { samples: 0, ..expectation() }.check(false).is_err());
     assert!(refused(Expectation { choose: 5, ..expectation() }).contains("`5` of `4`"));
     assert!(refused(Expectation { choose: 0, ..expectation() }).contains("`0` of `4`"));
     assert!(refused(Expectation { candidates: 1, choose: 1, ..expectation() }).contains("`1` of `1`"));
