@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{announce_graph, announce_vectors, announce_words, finished_run, locate, print_json, print_text, progress};
 use crate::cli::EvalArgs;
-use crate::config::generator_format;
+use crate::config::{at_least_one, generator_format, positive};
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::{EvaluateSettings, Searcher, evaluate};
@@ -96,6 +96,11 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
             .hint("leave it out for the run's own, or 32"));
     }
     check_search(parts.beams, parts.length_penalty)?;
+    positive("--temperature", parts.temperature)?;
+    at_least_one("--ef", parts.ef)?;
+    if let Some(limit) = parts.max_prompt_tokens {
+        at_least_one("--max-prompt-tokens", limit)?;
+    }
     let setup = ledger.activity(Activity::Setup);
     let load = ledger.span(Phase::Load);
     let mut hub = BTreeMap::new();
@@ -115,6 +120,12 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
             corpus.passages()
         ))
         .hint(format!("choose at most `--top-k {}`", corpus.passages())));
+    }
+    if questions.without_answers().min(questions.without_gold()) == questions.questions.len() {
+        eprintln!(
+            "warning: no question of `{}` has an answer or a gold passage, so nothing can be scored; is it a corpus?",
+            args.questions.display()
+        );
     }
     let encoder_name = match &parts.encoder {
         Some(folder) => folder.clone(),
