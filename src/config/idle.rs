@@ -106,7 +106,11 @@ mod tests {
     fn what_has_no_effect_is_refused_where_it_was_typed_and_accepted_where_it_was_inherited() {
         type Change = fn(&mut TrainArgs);
         let cases: [(Change, &str, &str); 8] = [
-            (|a| a.refresh_every = Some(2), "`--refresh-every 2`", "--train-passages true"),
+            (
+                |a| (a.train_passages, a.refresh_every) = (Some(false), Some(2)),
+                "`--refresh-every 2`",
+                "--train-passages true",
+            ),
             (|a| a.refresh = Some("full".into()), "`--refresh full`", "--train-passages true"),
             (
                 |a| (a.train_passages, a.refresh_schedule) = (Some(true), Some("600-900:100".into())),

@@ -128,7 +128,10 @@ fn a_wrong_value_is_said_with_its_flag_and_the_nearest_name() {
 #[test]
 fn what_was_typed_and_has_no_effect() {
     for (words, says) in [
-        (&["--refresh-every", "2"][..], &["`--refresh-every 2`", "--train-passages true"][..]),
+        (
+            &["--train-passages", "false", "--refresh-every", "2"][..],
+            &["`--refresh-every 2`", "--train-passages true"][..],
+        ),
         (&["--lora-alpha", "8"], &["--lora-alpha", "--lora-rank"]),
         (&["--dro", "samples=2"], &["`--dro`", "--strategy dro"]),
         (&["--selection-questions", "nofile"], &["--selection-questions nofile", "--early-stop"]),
