@@ -170,14 +170,18 @@ fn settings_of_a_row_that_have_no_effect_and_rows_that_are_none() {
         std::fs::write(&file, text).unwrap();
         ragtune(&["compare", "--resamples", "50"]).with("--config", &file).run()
     };
+    let selection = folder.path().join("selection.jsonl");
+    std::fs::write(&selection, "{\"id\": \"s\", \"question\": \"who\", \"answers\": [\"x\"]}\n").unwrap();
     let row = "[[strategies]]\nstrategy = \"generator\"\n";
     compare("", &format!("{row}refresh-every = 2\n")).refused(&["row `generator`", "--refresh-every 2"]);
-    compare("", &format!("{row}selection-questions = \"nofile\"\n")).refused(&["row `generator`", "nofile"]);
+    compare("", &format!("{row}selection-questions = {selection:?}\n"))
+        .refused(&["row `generator`", "selection.jsonl"]);
     compare("", &format!("{row}[strategies.dro]\nsamples = 2\n")).refused(&["row `generator`", "--dro"]);
     compare("", "[strategies]\nstrategy = \"joint\"\n").refused(&["[[strategies]], with two brackets"]);
     // What all rows share is for those that look at it.
-    let ran = compare("refresh-every = 2\nselection-questions = \"nofile\"\n[settings.dro]\nsamples = 2", row).done();
-    assert!(ran.stderr.contains("warning: `selection-questions = \"nofile\"` decides nothing"), "{ran:#?}");
+    let shared = format!("refresh-every = 2\nselection-questions = {selection:?}\n[settings.dro]\nsamples = 2");
+    let ran = compare(&shared, row).done();
+    assert!(ran.stderr.contains("decides nothing: there is no [search]"), "{ran:#?}");
 }
 
 #[test]
