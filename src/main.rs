@@ -6,13 +6,13 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use ragtune::cli::Cli;
 
 fn main() -> ExitCode {
     // SAFETY: the first statement: no other thread exists.
     unsafe { ragtune::process::prepare() };
-    let cli = match Cli::try_parse() {
+    let cli = match ragtune::cli::parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
@@ -51,6 +51,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         page.push_str(&typed);
         known = inner;
     }
-    eprintln!("\nhint: `{page} --help` lists what it takes");
+    let number = ragtune::cli::number_hint(error).map_or_else(String::new, |hint| format!("{hint}; "));
+    eprintln!("\nhint: {number}`{page} --help` lists what it takes");
     ExitCode::from(2)
 }

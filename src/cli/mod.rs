@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod index;
+mod parse;
 mod retriever;
 mod train;
 
 pub use index::{IndexAppendArgs, IndexArgs, IndexDeleteArgs, IndexGcArgs, IndexRefreshArgs, IndexRollbackArgs};
+pub use parse::{number_hint, parse};
 pub use retriever::RetrieverArgs;
 pub use train::TrainArgs;
 

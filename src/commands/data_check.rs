@@ -14,8 +14,16 @@ pub fn run(file: &Path, corpus: Option<&Path>, json: bool) -> Result<u8> {
         for passage in corpus::open(path).map_err(data::expected)? {
             ids.insert(passage.map_err(data::expected)?.id);
         }
-        if let Err(error) = data::validate_gold(&questions::read(file)?, |id| ids.contains(id)) {
-            found.problems.push(error.to_string());
+        let set = questions::read(file)?;
+        let named: usize = set.questions.iter().map(|question| question.gold_passages.len()).sum();
+        match data::validate_gold(&set, |id| ids.contains(id)) {
+            Err(error) => found.problems.push(error.to_string()),
+            Ok(()) if named == 0 => found.notes.push("no question names a gold passage to look for".to_owned()),
+            Ok(()) => found.notes.push(format!(
+                "all {named} gold passages are among the {} of `{}`",
+                ids.len(),
+                path.display()
+            )),
         }
     }
     if json {

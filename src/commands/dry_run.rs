@@ -3,10 +3,10 @@
 use ragtune_index::Corpus;
 use serde_json::{Value, json};
 
-use super::{print_json, print_text};
+use super::{counted, out, print_json, print_text, training};
 use crate::config::TrainConfig;
-use crate::cost::{Ledger, machine, units};
-use crate::error::Result;
+use crate::cost::{Ledger, units};
+use crate::error::{Error, Result};
 use crate::pipeline::identity::build_note;
 use crate::train::memory::{self, Estimate};
 use crate::train::refresh::RefreshSettings;
@@ -14,15 +14,15 @@ use crate::train::session::Session;
 
 /// Prints settings, passages to embed and expected memory. The settings are those that were typed; `located` are the same
 /// with models where they were found. Models and data are loaded as training loads them, so that what it would refuse is
-/// refused here too; nothing is locked and nothing is written.
+/// refused here too, a run folder that cannot be made and memory that is not there among it; nothing is locked and nothing is
+/// left behind.
 pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8> {
     let stages = config.stages()?;
+    out::check_run(&config.out)?;
+    training::foreseen(config, &stages).iter().for_each(|note| eprintln!("warning: {note}"));
     let session = Session::look(located, &stages, &Ledger::new())?;
-    let needed = Needed {
-        estimate: memory::estimate(&session, located, &stages)?,
-        free: machine::available_bytes(),
-        config: located,
-    };
+    let estimate = memory::estimate(&session, located, &stages)?;
+    let needed = Needed { free: training::free_bytes(&session, &estimate), estimate, config: located };
     let corpus = Corpus::open(&config.index)?;
     let moving = stages.iter().filter(|stage| stage.trains.passages).count() as u64;
     let following = RefreshSettings::of(config)?;
@@ -46,12 +46,12 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
             "expected_memory_bytes": needed.estimate.peak() as u64,
             "memory": needed.json(),
         }))?;
-        return Ok(0);
+        return needed.refusal().map_or(Ok(0), Err);
     }
     let mut text = config.to_toml()?;
     text.push_str(&format!(
-        "\n# {} stages, {} optimiser steps each, {questions} questions seen\n# {at_most}{refreshes} refreshes of {} passages",
-        stages.len(),
+        "\n# {}, {} optimiser steps each, {questions} questions seen\n# {at_most}{refreshes} refreshes of {} passages",
+        counted(stages.len() as u64, "stage"),
         config.steps,
         corpus.len()
     ));
@@ -69,7 +69,7 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     );
     text.push_str(&needed.text());
     print_text(&text)?;
-    Ok(0)
+    needed.refusal().map_or(Ok(0), Err)
 }
 
 /// The memory a run is expected to take, beside what there is.
@@ -81,8 +81,13 @@ struct Needed<'a> {
 
 impl Needed<'_> {
     /// Why training would refuse to begin, where it would.
-    fn refusal(&self) -> Option<String> {
-        let error = self.estimate.check(self.free? as f64, self.config).err()?;
+    fn refusal(&self) -> Option<Error> {
+        self.estimate.check(self.free? as f64, self.config).err()
+    }
+
+    /// The same in one line.
+    fn refused(&self) -> Option<String> {
+        let error = self.refusal()?;
         let hint = error.find_hint().map_or_else(String::new, |hint| format!("; {hint}"));
         Some(format!("{error}{hint}"))
     }
@@ -96,7 +101,7 @@ impl Needed<'_> {
             "refresh": refresh as u64,
             "evaluation": evaluation as u64,
             "free": self.free,
-            "refused": self.refusal(),
+            "refused": self.refused(),
         })
     }
 
@@ -117,7 +122,7 @@ impl Needed<'_> {
         if let Some(free) = self.free {
             text.push_str(&format!("; {} are free beside what is loaded", units::bytes(free)));
         }
-        if let Some(refusal) = self.refusal() {
+        if let Some(refusal) = self.refused() {
             text.push_str(&format!("\n# training would not begin: {refusal}"));
         }
         text

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{locate, print_json, print_text, progress};
 use crate::cli::EmbedArgs;
+use crate::config::at_least_one;
 use crate::error::{Context, Error, Result};
 use crate::hub::Origin;
 use crate::models::encoder::Encoder;
@@ -60,11 +61,12 @@ pub fn run(args: &EmbedArgs) -> Result<u8> {
         }
     };
     let format = format_of(args.out.as_deref())?;
+    at_least_one("--batch-tokens", args.batch_tokens)?;
     let device = crate::models::device::open(&args.device)?;
     let texts = read(&args.file)?;
     let located = locate(&args.encoder)?;
     let encoder = Encoder::load(&located.folder, &device)?;
-    let (vectors, cut) = embed(&encoder, &texts, role, args.batch_tokens.max(1))?;
+    let (vectors, cut) = embed(&encoder, &texts, role, args.batch_tokens)?;
     if cut > 0 {
         eprintln!("{cut} of {} texts were cut to {} tokens", texts.len(), encoder.max_length());
     }

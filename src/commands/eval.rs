@@ -11,7 +11,7 @@ use super::{
     progress,
 };
 use crate::cli::EvalArgs;
-use crate::config::generator_format;
+use crate::config::{at_least_one, generator_format, positive};
 use crate::cost::{Activity, Ledger, LedgerRecord, Phase, units};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::{EvaluateSettings, Searcher, evaluate};
@@ -101,6 +101,11 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     }
     check_order(parts.reader, parts.order)?;
     check_search(parts.beams, parts.length_penalty)?;
+    positive("--temperature", parts.temperature)?;
+    at_least_one("--ef", parts.ef)?;
+    if let Some(limit) = parts.max_prompt_tokens {
+        at_least_one("--max-prompt-tokens", limit)?;
+    }
     let setup = ledger.activity(Activity::Setup);
     let load = ledger.span(Phase::Load);
     let mut hub = BTreeMap::new();
@@ -120,6 +125,12 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
             corpus.passages()
         ))
         .hint(format!("choose at most `--top-k {}`", corpus.passages())));
+    }
+    if questions.without_answers().min(questions.without_gold()) == questions.questions.len() {
+        eprintln!(
+            "warning: no question of `{}` has an answer or a gold passage, so nothing can be scored; is it a corpus?",
+            args.questions.display()
+        );
     }
     let encoder_name = match &parts.encoder {
         Some(folder) => folder.clone(),

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::index_change::open;
 use super::{default_encoder, locate, print_json, print_text, progress};
 use crate::cli::IndexAppendArgs;
+use crate::config::at_least_one;
 use crate::cost::{Activity, Ledger, Phase, units};
 use crate::data::{self, corpus};
 use crate::error::{Error, Result};
@@ -27,6 +28,7 @@ struct Report {
 pub fn run(args: &IndexAppendArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let _activity = ledger.activity(Activity::Setup);
+    at_least_one("--batch-tokens", args.batch_tokens)?;
     let device = device::open(&args.device)?;
     let (corpus, lock) = open(&args.index, "append")?;
     let newest = newest(&corpus)?;
@@ -39,8 +41,7 @@ pub fn run(args: &IndexAppendArgs) -> Result<u8> {
     let encoder = ledger.charge(Phase::Load, || Encoder::load(&locate(&name)?.folder, &device))?;
     let by = fingerprint_of(&encoder, precision)?;
     let reader = corpus::open(&args.corpus).map_err(data::expected)?;
-    let settings =
-        EmbedSettings { batch_tokens: args.batch_tokens.max(1), graph: graph_params_of(&corpus)?, precision };
+    let settings = EmbedSettings { batch_tokens: args.batch_tokens, graph: graph_params_of(&corpus)?, precision };
     let embedder = ledger.charge(Phase::Embed, || Embedder::new(&encoder, &settings))?;
     let bar = progress("embedding", 0, "passages");
     let mut truncated = 0;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use ragtune_index::{BASE, Corpus, CreateOptions, GraphParams, Keep, Source, WriterLock};
 
-use super::{locate, print_json, print_text, progress};
+use super::{locate, out, print_json, print_text, progress};
 use crate::cli::IndexBuildArgs;
-use crate::config::precision;
+use crate::config::{at_least_one, precision};
 use crate::cost::{Activity, Ledger, Phase, units};
 use crate::data::{self, corpus};
 use crate::error::{Context, Error, Result};
@@ -23,9 +23,11 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     device::check_precision(&args.device, precision)?;
     let device = device::open(&args.device)?;
     check_graph(args)?;
+    at_least_one("--batch-tokens", args.batch_tokens)?;
     if let Some(typed) = &args.vectors {
         held::parse(typed)?;
     }
+    out::check_index(&args.out)?;
     let located = locate(&args.encoder)?;
     // A model of the hub is noted by its commit: searches take the very same one.
     let name = if located.origin.is_some() { located.name() } else { absolute(&located.folder)? };
@@ -62,7 +64,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
         return Ok(0);
     }
     let bar = progress("embedding", corpus.len() as u64, "passages");
-    let settings = EmbedSettings { batch_tokens: args.batch_tokens.max(1), graph: graph_params(args), precision };
+    let settings = EmbedSettings { batch_tokens: args.batch_tokens, graph: graph_params(args), precision };
     let embedded = embed_corpus(&encoder, &corpus, &lock, &settings, &ledger, &mut |done| {
         bar.set_position(done);
         if done == corpus.len() as u64 {
@@ -181,7 +183,11 @@ fn open_or_create(args: &IndexBuildArgs) -> Result<Corpus> {
         }
         return Ok(corpus);
     }
-    Corpus::create(&args.out, &source, reader, &CreateOptions::default()).map_err(|error| match error {
+    let made = Corpus::create(&args.out, &source, reader, &CreateOptions::default());
+    if made.is_err() {
+        out::discard_index(&args.out);
+    }
+    made.map_err(|error| match error {
         // The reader's own error names file and line and knows the remedy: nothing is said in front of it.
         ragtune_index::Error::Passages(cause) => match cause.downcast::<Error>() {
             Ok(own) => data::expected(*own),

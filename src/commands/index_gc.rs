@@ -1,7 +1,7 @@
 //! `ragtune index gc`: remove what nobody needs, or say what that is.
 
 use super::index_change::open;
-use super::{print_json, print_text};
+use super::{counted, print_json, print_text};
 use crate::cli::IndexGcArgs;
 use crate::cost::units;
 use crate::error::Result;
@@ -21,14 +21,15 @@ pub fn run(args: &IndexGcArgs) -> Result<u8> {
     if let more @ 1.. = collected.files.len().saturating_sub(NAMED) {
         print_text(&format!("and {more} more; `--json` names all"))?;
     }
+    let generations: Vec<String> = collected.generations.iter().map(u32::to_string).collect();
     print_text(&format!(
-        "{}: {} {} in {} files: generations {:?}, {} versions",
+        "{}: {} {} in {}: generations {}, {}",
         args.index.display(),
         if args.dry_run { "would free" } else { "freed" },
         units::bytes(collected.bytes),
-        collected.files.len(),
-        collected.generations,
-        collected.versions.len()
+        counted(collected.files.len() as u64, "file"),
+        if generations.is_empty() { "none".to_owned() } else { generations.join(", ") },
+        counted(collected.versions.len() as u64, "version")
     ))?;
     Ok(0)
 }

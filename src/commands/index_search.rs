@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::index_change::ids_of;
 use super::{announce_graph, announce_vectors, announce_words, default_encoder, locate, print_json, print_text};
 use crate::cli::IndexSearchArgs;
+use crate::config::at_least_one;
 use crate::error::{Error, Result};
 use crate::models::encoder::Encoder;
 use crate::models::{Grad, Role};
@@ -16,6 +17,8 @@ use crate::pipeline::retriever::{ByVectors, Kind, Retriever, RetrieverSettings};
 #[derive(Serialize)]
 struct Found {
     rank: usize,
+    /// The generation whose vectors were searched; none where words alone were.
+    generation: Option<u32>,
     id: String,
     score: f32,
     title: String,
@@ -31,10 +34,12 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
         return Err(Error::new("`--top-k 0` asks for no passage, expected 1 or more")
             .hint("leave `--top-k` out for the nearest 5"));
     }
+    at_least_one("--ef", args.ef)?;
     let settings = args.retriever.settings()?;
     let vectors = held::wanted(args.vectors.as_deref(), settings.kind, args.exact)?;
     let corpus = Corpus::open(&args.index)?.holding(vectors);
-    let (corpus, hits) = match settings.kind {
+    let newest = corpus.generations()?.last().map(|info| info.number);
+    let Searched { corpus, hits, generation } = match settings.kind {
         Kind::Bm25 => by_words(args, settings, corpus)?,
         Kind::Dense | Kind::Hybrid => by_vectors(args, settings, &corpus)?,
     };
@@ -46,6 +51,7 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
         .enumerate()
         .map(|(row, (passage, hit))| Found {
             rank: row + 1,
+            generation,
             id: passage.id,
             score: hit.score,
             title: passage.title,
@@ -58,12 +64,29 @@ pub fn run(args: &IndexSearchArgs) -> Result<u8> {
         for hit in &found {
             print_text(&format!("{:>3}  {:.4}  {}  {}\n     {}", hit.rank, hit.score, hit.id, hit.title, hit.text))?;
         }
+        if found.is_empty() {
+            eprintln!("no passage is among those asked for");
+        }
+        match (generation, newest) {
+            (Some(one), Some(newest)) if one != newest => {
+                eprintln!("answered from generation {one}, which this encoder may search; the newest is {newest}");
+            }
+            (Some(one), _) => eprintln!("answered from generation {one}"),
+            (None, _) => {}
+        }
     }
     Ok(0)
 }
 
+/// What was found, and where.
+struct Searched {
+    corpus: Corpus,
+    hits: Vec<Hit>,
+    generation: Option<u32>,
+}
+
 /// With the encoder, by it alone or by words too; with the passages that it embedded.
-fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corpus) -> Result<(Corpus, Vec<Hit>)> {
+fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corpus) -> Result<Searched> {
     let name = match &args.encoder {
         Some(name) => name.clone(),
         None => default_encoder(corpus)?,
@@ -89,11 +112,12 @@ fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corp
     }
     let by = ByVectors { generation: &generation, search: how, trust: Trust::Same(&by), vectors: Some(&vector) };
     let found = retriever.find(&[&args.query], by, args.top_k, allowed.as_ref())?;
-    Ok((corpus, found.hits.into_iter().flatten().collect()))
+    let hits = found.hits.into_iter().flatten().collect();
+    Ok(Searched { corpus, hits, generation: Some(generation.number()) })
 }
 
 /// Without it, among the newest passages: no model is loaded.
-fn by_words(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: Corpus) -> Result<(Corpus, Vec<Hit>)> {
+fn by_words(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: Corpus) -> Result<Searched> {
     let retriever = Retriever::open(settings, &corpus, Keep::IfFree)?;
     announce_words(&retriever);
     let allowed = allowed(&corpus, args)?;
@@ -109,14 +133,17 @@ fn by_words(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: Corpus)
         };
         eprintln!("{share}; others follow in the order of the corpus, with score 0");
     }
-    Ok((corpus, hits))
+    Ok(Searched { corpus, hits, generation: None })
 }
 
 /// The passages that may be found, where not all may.
 fn allowed(corpus: &Corpus, args: &IndexSearchArgs) -> Result<Option<Allowed>> {
     let by_condition = args.condition.as_deref().map(|condition| corpus.matching(condition)).transpose()?;
     let by_id = match &args.ids {
-        Some(file) => Some(corpus.among(&ids_of(file)?)?),
+        Some(file) => {
+            let ids = ids_of(file);
+            Some(corpus.among(&ids.map_err(|error| error.or_hint("`--ids` takes a file with one id a line"))?)?)
+        }
         None => None,
     };
     Ok(match (by_condition, by_id) {

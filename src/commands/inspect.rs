@@ -126,6 +126,7 @@ fn generator(folder: &Path, strategies: &[&Strategy], lora: Option<LoraConfig>) 
     let total = generator.parameter_count() as u64;
     let layers = generator.non_embedding_parameters() as u64;
     if let Some(lora) = &lora {
+        lora.check_rank(generator.config())?;
         generator.add_lora(lora, 0)?;
     }
     let has = |name: &str| folder.join(name).is_file();

@@ -32,6 +32,7 @@ mod index_search;
 mod index_stats;
 mod index_versions;
 mod inspect;
+mod out;
 mod poor_graph;
 mod strategies;
 mod train;
@@ -141,6 +142,11 @@ fn announce_words(retriever: &Retriever) {
             "warning: the words of the passages were collected for this command only, they could not be kept: {why}"
         );
     }
+}
+
+/// `1 stage`, `2 stages`.
+fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Prints a value as indented JSON on stdout.

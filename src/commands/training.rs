@@ -13,11 +13,13 @@ use crate::cost::{Ledger, Phase, machine, units};
 use crate::error::{Context, Error, Result};
 use crate::models::device;
 use crate::pipeline::identity::encoder_of;
-use crate::report::files::RECORD_FILE;
-use crate::report::record::{RunRecord, Status};
+use crate::report::files::{METRICS_FILE, RECORD_FILE, read_lines};
+use crate::report::record::{CurvePoint, RunRecord, Status};
+use crate::strategies::Stage;
+use crate::train::memory::Estimate;
 use crate::train::run::RunFolder;
 use crate::train::session::Session;
-use crate::train::{Event, Outcome, checkpoint, finish, memory, notes};
+use crate::train::{Event, Outcome, checkpoint, finish, health, memory, notes};
 
 /// Fetches models of the hub, before signals are taken for the loop, and notes their commits in the settings: a run goes on,
 /// and is run again from its settings, with the very same files.
@@ -92,6 +94,35 @@ pub fn once(
     trained(config, run, resumed, interrupted, dress).map_err(|error| resumable(error, run.dir()))
 }
 
+/// What is said of a run before it begins.
+pub fn foreseen(config: &TrainConfig, stages: &[Stage]) -> Vec<String> {
+    let mut notes = health::foreseen(config, stages);
+    notes.extend(notes::single_passage(config.top_k, stages));
+    notes.extend(notes::gold_injection(stages));
+    notes
+}
+
+/// Notes in the record what was foreseen, and what the curve shows now.
+fn look_back(record: &mut RunRecord, run: &RunFolder, config: &TrainConfig, foreseen: &[String]) -> Result<()> {
+    let file = run.dir().join(METRICS_FILE);
+    // A run without a step has no curve.
+    let curve: Vec<CurvePoint> = if file.is_file() { read_lines(&file)? } else { Vec::new() };
+    for note in foreseen.iter().cloned().chain(health::shown(&curve, &record.stages, config)) {
+        if !record.notes.contains(&note) {
+            record.notes.push(note);
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that a run may take beside what is loaded; none where nobody knows.
+pub fn free_bytes(session: &Session, estimate: &Estimate) -> Option<u64> {
+    match estimate.on_device {
+        true => device::free_bytes(session.pipeline.encoder.device()),
+        false => machine::available_bytes(),
+    }
+}
+
 /// Removes what a killed session left half-written in the index. What it had embedded stays, to be taken over.
 fn tidy(config: &TrainConfig) -> Result<()> {
     let corpus = Corpus::open(&config.index)?;
@@ -118,8 +149,7 @@ fn trained(
         Some((_, state)) => Ledger::resume(state.ledger.clone()),
         None => Ledger::new(),
     };
-    let foreseen: Vec<String> =
-        [notes::single_passage(config.top_k, &stages), notes::gold_injection(&stages)].into_iter().flatten().collect();
+    let foreseen = foreseen(config, &stages);
     foreseen.iter().for_each(|note| eprintln!("warning: {note}"));
     if resumed.is_some() && stages.iter().any(|stage| stage.trains.passages) {
         ledger.charge(Phase::Load, || tidy(config))?;
@@ -130,11 +160,7 @@ fn trained(
         None => session.record(config),
     })?;
     let estimate = memory::estimate(&session, config, &stages)?;
-    let available = match estimate.on_device {
-        true => device::free_bytes(session.pipeline.encoder.device()),
-        false => machine::available_bytes(),
-    };
-    if let Some(available) = available {
+    if let Some(available) = free_bytes(&session, &estimate) {
         estimate.check(available as f64, config)?;
     }
     // The record's memory is this machine's: of a device's there is no measurement that it could stand beside.
@@ -170,6 +196,7 @@ fn trained(
     }
     finish::finish(&mut trainer, &stages, &mut record, &mut |event| bars.show(event))?;
     bars.clear();
+    look_back(&mut record, run, config, &foreseen)?;
     record.save(run.dir())?;
     record.notes.iter().filter(|note| !foreseen.contains(note)).for_each(|note| eprintln!("warning: {note}"));
     finish::tidy(&trainer)?;

@@ -107,7 +107,8 @@ impl TrainConfig {
     }
 }
 
-fn at_least_one(flag: &str, value: usize) -> Result<()> {
+/// Refuses 0.
+pub fn at_least_one(flag: &str, value: usize) -> Result<()> {
     if value >= 1 {
         return Ok(());
     }
@@ -115,7 +116,8 @@ fn at_least_one(flag: &str, value: usize) -> Result<()> {
         .hint(format!("for instance `{flag} 8`")))
 }
 
-fn positive(flag: &str, value: f64) -> Result<()> {
+/// Refuses what is not finite and above 0.
+pub fn positive(flag: &str, value: f64) -> Result<()> {
     if value > 0.0 && value.is_finite() {
         return Ok(());
     }

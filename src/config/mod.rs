@@ -2,10 +2,10 @@
 
 mod check;
 mod defaults;
-mod reading;
-mod unread;
+mod idle;
+mod named;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ use crate::pipeline::answer::{AnswerReader, Order};
 use crate::pipeline::retriever::{Fusion, Kind, RetrieverSettings, Wanted};
 use crate::strategies::{self, DroSettings, JointObjective, Reader, Recipe, Stage, Strategy};
 use crate::train::refresh::{By, Policy};
+
+pub use check::{at_least_one, positive};
+pub use idle::{given, refuse_idle};
 
 /// What has no default.
 const REQUIRED: [&str; 6] = ["strategy", "index", "questions", "eval-questions", "generator", "out"];
@@ -202,9 +205,10 @@ impl TrainConfig {
         if let serde_json::Value::Object(flags) = serde_json::to_value(args)? {
             // JSON has neither NaN nor infinity; a flag that was not given is not in it.
             if let Some((name, _)) = flags.iter().find(|(_, value)| value.is_null()) {
-                return Err(
-                    Error::new(format!("`--{name}` is not a finite number")).hint("give a number, for instance `1e-4`")
-                );
+                let value = toml::Table::try_from(args).ok().and_then(|flags| flags.get(name)?.as_float());
+                let value = value.unwrap_or(f64::NAN);
+                return Err(Error::new(format!("`--{name} {value}` is not a finite number"))
+                    .hint(format!("give a number, or leave `--{name}` out for the default")));
             }
             typed = flags.keys().cloned().collect();
             settings.extend(flags);
@@ -215,34 +219,37 @@ impl TrainConfig {
                 table.extend(args.dro.iter().cloned());
             }
         }
-        let config = Self::complete(settings)?;
-        config.check_typed(&typed)?;
-        Ok(config)
+        Self::complete(settings, &given(args)?)
     }
 
     /// Settings given as TOML alone, as one row of a comparison is.
     pub fn of_settings(settings: toml::Table) -> Result<Self> {
+        named::finite(&settings)?;
         match serde_json::to_value(settings)? {
-            serde_json::Value::Object(settings) => Self::complete(settings),
+            serde_json::Value::Object(settings) => Self::complete(settings, &BTreeSet::new()),
             _ => Err(Error::new("the settings are not a table")),
         }
     }
 
-    fn complete(settings: serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+    /// The settings, of which those named in `typed` are flags.
+    fn complete(settings: serde_json::Map<String, serde_json::Value>, typed: &BTreeSet<String>) -> Result<Self> {
+        named::known(&settings)?;
         if let Some(name) = settings.get("strategy").and_then(|name| name.as_str()) {
             strategies::find(name)?;
         }
         let missing: Vec<String> =
             REQUIRED.iter().filter(|name| !settings.contains_key(**name)).map(|name| format!("`{name}`")).collect();
-        let config: Self = serde_json::from_value(serde_json::Value::Object(settings)).map_err(|source| {
-            // An unknown key comes first: it may be a missing one, misspelt. Of what is missing serde names the first only.
+        let config: Self = serde_json::from_value(serde_json::Value::Object(settings.clone())).map_err(|source| {
+            // Of what is missing serde names the first only.
             if source.to_string().starts_with("missing field") && !missing.is_empty() {
                 return Error::new(format!("the training settings lack {}", missing.join(", ")))
                     .hint("give them as flags or in `--config FILE`; `ragtune train --help` says what they are");
             }
-            Error::new("the training settings are not valid")
-                .because(source)
-                .hint("`ragtune train --help` lists them all, with their values")
+            named::wrong(&settings, typed).unwrap_or_else(|| {
+                Error::new("the training settings are not valid")
+                    .because(source)
+                    .hint("`ragtune train --help` lists them all, with their values")
+            })
         })?;
         config.check()?;
         Ok(config)
@@ -378,6 +385,10 @@ fn read_settings(path: &Path) -> Result<serde_json::Map<String, serde_json::Valu
         Error::new(format!("the settings file `{}` is not TOML", path.display()))
             .because(source)
             .hint("write one `name = value` a line, for instance `steps = 500`")
+    })?;
+    named::finite(&value).map_err(|error| {
+        let hint = error.find_hint().unwrap_or_default();
+        Error::new(format!("`{}`: {error}", path.display())).hint(hint)
     })?;
     match serde_json::to_value(value)? {
         serde_json::Value::Object(settings) => Ok(settings),

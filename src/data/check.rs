@@ -1,6 +1,6 @@
 //! `ragtune data check`: reads a whole file and says what was understood of it.
 
-use super::facts::{CorpusFacts, CorpusTally, QuestionFacts};
+use super::facts::{CorpusFacts, CorpusTally, NAMED, QuestionFacts};
 use super::fields::Fields;
 use super::lines::Lines;
 use super::recognise::recognise;
@@ -103,7 +103,10 @@ impl Understanding {
         let facts = tally.finish();
         if let Some(id) = &facts.first_duplicate {
             let count = facts.duplicate_ids;
-            self.problems.push(format!("{count} passage ids occur more than once, the first is `{id}`"));
+            let occur = if count == 1 { "passage id occurs" } else { "passage ids occur" };
+            self.problems.push(format!("{count} {occur} more than once, the first is `{id}`"));
+            let more = if facts.duplicates.len() == NAMED { ", and perhaps more" } else { "" };
+            self.notes.push(format!("ids of several passages: `{}`{more}", facts.duplicates.join("`, `")));
         }
         self.corpus = Some(facts);
         self.corpus_hash = Some(reader.hash().to_owned());

@@ -58,6 +58,7 @@ fn duplicate_ids_are_a_problem_that_is_counted() {
     assert!(!found.is_usable());
     assert_eq!(found.problems, ["3 passage ids occur more than once, the first is `a`"]);
     assert!(found.to_string().contains("problem: 3 passage ids"));
+    assert!(found.to_string().contains("note: ids of several passages: `a`, `b`, `c`\n"), "{found}");
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub struct Words {
     pub longest: u64,
 }
 
+/// Ids that are named where there may be many.
+pub(super) const NAMED: usize = 20;
+
 /// The passages of a corpus.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CorpusFacts {
@@ -31,6 +34,8 @@ pub struct CorpusFacts {
     pub duplicate_ids: u64,
     /// The first such id.
     pub first_duplicate: Option<String>,
+    /// The first of them, at most 20.
+    pub duplicates: Vec<String>,
     /// The first passage: id, title and the beginning of the text.
     pub example: String,
 }
@@ -81,6 +86,9 @@ impl CorpusTally {
         if !self.seen.insert(key(&passage.id)) {
             facts.duplicate_ids += 1;
             facts.first_duplicate.get_or_insert_with(|| passage.id.clone());
+            if facts.duplicates.len() < NAMED && !facts.duplicates.contains(&passage.id) {
+                facts.duplicates.push(passage.id.clone());
+            }
         }
     }
 

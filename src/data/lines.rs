@@ -94,12 +94,15 @@ pub(super) fn open(path: &Path) -> Result<File> {
     let hint = "check the path; a relative path starts at the present folder";
     let meta = std::fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => missing("there is no file").hint(hint),
-        _ => missing("could not read").because(error),
+        kind => with_rights(missing("could not read").because(error), kind, path),
     })?;
     if meta.is_dir() {
         return Err(missing("expected a file, found the folder"));
     }
-    let mut file = File::open(path).context(|| format!("could not read `{}`", path.display()))?;
+    let mut file = File::open(path).map_err(|error| {
+        let kind = error.kind();
+        with_rights(missing("could not read").because(error), kind, path)
+    })?;
     if meta.is_file() && meta.len() == 0 {
         return Err(missing("nothing is in the file").hint("the file is empty (0 bytes): write or download it again"));
     }
@@ -117,6 +120,16 @@ pub(super) fn open(path: &Path) -> Result<File> {
     }
     std::io::Seek::rewind(&mut file).context(|| format!("could not read `{}` twice", path.display()))?;
     Ok(file)
+}
+
+/// Where rights are what is missing, the hint is about them and not about the format.
+fn with_rights(error: Error, kind: std::io::ErrorKind, path: &Path) -> Error {
+    match kind {
+        std::io::ErrorKind::PermissionDenied => {
+            error.hint(format!("this user may not read it: see `ls -l {}`, or copy the file", path.display()))
+        }
+        _ => error,
+    }
 }
 
 /// Hex blake3 of a file's bytes, read with constant memory.
@@ -175,6 +188,13 @@ mod tests {
         let error = all(b"good\ncaf\xe9 au lait\n").unwrap_err();
         assert!(error.to_string().contains(":2: byte 4 of the line is not UTF-8 (`caf\u{fffd} au lait`)"), "{error}");
         assert!(error.find_hint().unwrap().starts_with("convert the file: iconv"));
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_told_from_one_in_another_format() {
+        let hint = |kind| with_rights(Error::new("no"), kind, Path::new("q.jsonl")).find_hint();
+        assert!(hint(std::io::ErrorKind::PermissionDenied).unwrap().contains("ls -l q.jsonl"));
+        assert_eq!(hint(std::io::ErrorKind::Other), None);
     }
 
     #[test]

@@ -168,6 +168,12 @@ fn read_lines(path: &Path, set: &mut QuestionSet) -> Result<()> {
 
 /// One question out of one JSON object.
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Question> {
+    let asks = [&["question", "query"][..], ANSWERS, GOLD, NEGATIVES, TEACHER].iter().any(|names| fields.has(names));
+    if !asks && fields.has(&["title"]) && fields.has(&["text"]) {
+        return Err(fields
+            .error("a `title` and a `text`, and no question: this looks like a corpus")
+            .hint("pass it as --corpus; questions have a `question`, and `answers` or `gold_passages`"));
+    }
     let question = Question {
         id: fields.id(ID)?,
         question: fields.text(QUESTION)?.trim().to_owned(),

@@ -49,6 +49,18 @@ fn json_lines_are_read_under_every_name() {
 }
 
 #[test]
+fn a_corpus_is_not_taken_for_questions() {
+    let said = refusal("{\"id\": \"a\", \"title\": \"T\", \"text\": \"x\"}\n");
+    assert!(said.contains(":1: ") && said.contains("this looks like a corpus"), "{said}");
+    // A text alone may be a question, and a title may be a field of one.
+    for line in [r#"{"id": "a", "text": "who"}"#, r#"{"id": "a", "title": "T", "text": "who", "answers": ["x"]}"#] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), line).unwrap();
+        assert_eq!(read(file.path()).unwrap().questions[0].question, "who");
+    }
+}
+
+#[test]
 fn damaged_records_are_refused_with_their_line() {
     let good = r#"{"id": "1", "question": "q", "answers": ["a"]}"#;
     assert_eq!(refusal(&format!("{good}\n{good}\n")), ":2: the question id `1` stands already on line 1");

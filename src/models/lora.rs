@@ -77,6 +77,21 @@ impl LoraConfig {
         Ok(())
     }
 
+    /// Refuses a rank above that of every matrix the adapter would sit on: it would take memory and change nothing.
+    pub fn check_rank(&self, config: &GeneratorConfig) -> Result<()> {
+        self.check()?;
+        let places = self.places(config)?;
+        let most = places.values().map(|linear| linear.inputs.min(linear.outputs)).max().unwrap_or_default();
+        if self.rank <= most {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "`--lora-rank {}` is more than the rank of the matrices that the adapter sits on, which is at most {most}",
+            self.rank
+        ))
+        .hint(format!("choose at most `--lora-rank {most}`; 8 to 64 are usual")))
+    }
+
     /// The module paths of a generator that the targets choose, in order; a target that chooses none is an error.
     pub fn modules(&self, config: &GeneratorConfig) -> Result<BTreeSet<String>> {
         Ok(self.places(config)?.into_keys().collect())

@@ -184,9 +184,23 @@ fn first_of<T>(
 fn none_for(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<Error> {
     let by = searches(encoder, folder)?;
     let dir = corpus.dir().display();
-    let Some(stored) = corpus.generations()?.pop().map(|newest| newest.fingerprint) else {
+    let Some(newest) = corpus.generations()?.pop() else {
         return Ok(Error::new(format!("the index `{dir}` holds passages but no vectors: its build was interrupted"))
             .hint("run the same `ragtune index build` again; it goes on where it stopped"));
+    };
+    let (stored, encoder_folder) = (newest.fingerprint, folder.display());
+    // Vectors of one index have one length.
+    let hint = match newest.dim == encoder.dim() {
+        true => format!(
+            "embed the passages with this encoder too: ragtune index refresh --index {dir} --encoder {encoder_folder}; or build \
+             an index of its own: ragtune index build --corpus <corpus file> --encoder {encoder_folder} --out <new folder>"
+        ),
+        false => format!(
+            "its vectors have {} numbers, those of this index {}, so it needs an index of its own: ragtune index build --corpus \
+             <corpus file> --encoder {encoder_folder} --out <new folder>",
+            encoder.dim(),
+            newest.dim
+        ),
     };
     Ok(Error::new(format!(
         "the encoder `{}` has fingerprint `{}`, but the vectors of the index `{dir}` were embedded by `{}`; they differ in {}",
@@ -195,8 +209,5 @@ fn none_for(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<Error> 
         stored.id(),
         stored.differences(&by).join("; ")
     ))
-    .hint(format!(
-        "embed the corpus with this encoder: ragtune index build --corpus <corpus file> --encoder {} --out {dir}",
-        folder.display()
-    )))
+    .hint(hint))
 }

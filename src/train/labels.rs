@@ -17,8 +17,9 @@ pub fn check(set: &QuestionSet, config: &TrainConfig, stages: &[Stage]) -> Resul
             false => format!("remove those questions, or use a strategy that does without: {}", possible.join(", ")),
         };
         return Err(Error::new(format!(
-            "`--strategy {}` needs a {label} for every question in stage `{}`; {} of {} in `{}` have none, the first is `{}`",
+            "`--strategy {}` needs {} for every question in stage `{}`; {} of {} in `{}` have none, the first is `{}`",
             config.strategy,
+            with_article(label),
             stage.name,
             lacking.len(),
             set.questions.len(),
@@ -71,6 +72,15 @@ fn reads_negatives(stage: &Stage) -> bool {
 fn with_negatives(set: &QuestionSet) -> usize {
     let has = |question: &&Question| question.hard_negatives.iter().any(|id| !question.gold_passages.contains(id));
     set.questions.iter().filter(has).count()
+}
+
+/// `a gold passage`, `an answer`, and what is many as it is.
+fn with_article(label: &str) -> String {
+    match label {
+        "answer" => format!("an {label}"),
+        "gold passage" => format!("a {label}"),
+        many => many.to_owned(),
+    }
 }
 
 fn lacking(stage: &Stage, question: &Question) -> Option<&'static str> {

@@ -23,6 +23,9 @@ const GRAPH_BYTES: f64 = 2048.0;
 /// A run is refused when it needs this much more than there is: estimates may be a fifth too high.
 const CERTAIN: f64 = 1.25;
 
+/// How the part of gradients and moments is called.
+const GRADIENTS: &str = "gradients and moments";
+
 /// What a run will take at its peak, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
@@ -58,6 +61,7 @@ impl Estimate {
             return Ok(());
         }
         let bytes = |value: f64| units::bytes(value as u64);
+        // What helps against the largest part comes first.
         let mut flags = vec![
             format!("`--batch-tokens` below {}", config.batch_tokens),
             format!("`--top-k` below {}", config.top_k),
@@ -65,9 +69,13 @@ impl Estimate {
         if !config.gradient_checkpointing {
             flags.push("`--gradient-checkpointing`".into());
         }
-        if config.lora_rank.is_none() {
-            flags.push("`--lora-rank 16`".into());
-        }
+        let (largest, _) = self.largest();
+        let adapter = match config.lora_rank {
+            None => "`--lora-rank 16`".into(),
+            Some(rank) => format!("`--lora-rank` below {rank}"),
+        };
+        let first = if largest == GRADIENTS { 0 } else { flags.len() };
+        flags.insert(first, adapter);
         Err(Error::new(format!(
             "training would take about {} of {} more than the {} that are loaded, and {} are free: {} for gradients and moments, \
              {} for activations, {} for a refresh, {} for evaluation",
@@ -80,7 +88,18 @@ impl Estimate {
             bytes(self.refresh),
             bytes(self.evaluation)
         ))
-        .hint(format!("try {}", flags.join(", "))))
+        .hint(format!("most of it is for {largest}: try {}", flags.join(", "))))
+    }
+
+    /// The part that adds most, with its bytes.
+    fn largest(&self) -> (&'static str, f64) {
+        let parts = [
+            (GRADIENTS, self.training),
+            ("activations", self.activations),
+            ("a refresh", self.refresh),
+            ("evaluation", self.evaluation),
+        ];
+        parts.into_iter().fold((GRADIENTS, 0.0), |most, part| if part.1 > most.1 { part } else { most })
     }
 }
 
@@ -332,6 +351,12 @@ mod tests {
         for flag in ["--batch-tokens", "--top-k", "--gradient-checkpointing", "--lora-rank"] {
             assert!(hint.contains(flag), "{hint}");
         }
+        assert!(hint.starts_with("most of it is for activations: try `--batch-tokens`"), "{hint}");
+        // An adapter that is too large is the first thing to make smaller.
+        let adapted = crate::config::TrainConfig { lora_rank: Some(512), ..config };
+        let error = Estimate { training: 9e9, ..estimate }.check(6e9, &adapted).unwrap_err();
+        let hint = error.find_hint().unwrap();
+        assert!(hint.starts_with("most of it is for gradients and moments: try `--lora-rank` below 512"), "{hint}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod checkpoint;
 mod context;
 mod diverged;
 pub mod finish;
+pub mod health;
 pub mod labels;
 pub mod memory;
 pub mod mining;

@@ -84,6 +84,7 @@ pub fn adapt(config: &TrainConfig, generator: &mut Generator) -> Result<()> {
         targets: config.lora_targets.clone(),
         rank_stabilised: config.rslora,
     };
+    lora.check_rank(generator.config())?;
     generator.add_lora(&lora, config.seed)
 }
 

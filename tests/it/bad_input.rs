@@ -10,5 +10,6 @@ mod read_only;
 mod rot;
 mod settings;
 mod strategies;
+mod typed;
 mod weights;
 mod writers;

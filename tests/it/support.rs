@@ -308,6 +308,19 @@ impl Ran {
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:#?}"))
     }
 
+    /// It must have warned first, of all this, one warning a line; what follows them is looked at next.
+    #[track_caller]
+    pub fn warned(mut self, says: &[&str]) -> Self {
+        let warnings: usize =
+            self.stderr.split_inclusive('\n').take_while(|line| line.starts_with("warning: ")).map(str::len).sum();
+        let rest = self.stderr.split_off(warnings);
+        for part in says {
+            assert!(self.stderr.contains(part), "`{part}` is not warned of: {self:#?}");
+        }
+        self.stderr = rest;
+        self
+    }
+
     /// It must have been refused: exit code 2, nothing on stdout, an error that says all this, and a hint.
     #[track_caller]
     pub fn refused(self, says: &[&str]) -> Self {

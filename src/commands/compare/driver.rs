@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::commands::training::{self, Ended};
 use crate::comparison::{Comparing, Part, Point, Rates, Row, Search, choose, points};
-use crate::config::TrainConfig;
+use crate::config::{TrainConfig, refuse_idle};
 use crate::error::{Error, Result};
 use crate::report::files::RECORD_FILE;
 use crate::report::record::{PointStage, RunRecord, SearchPoint, StageCharge, Status};
@@ -26,10 +26,10 @@ struct Making {
 
 /// The run folders of a comparison in the order of its rows, or none when a signal stopped it.
 pub fn make(file: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let comparing = Comparing::read(file)?;
+    let comparing = read(file)?;
     let mut rows = comparing.resolve()?;
-    comparing.check_questions(&rows)?;
-    let mut making = Making { interrupted: training::interruptible()?, present: Present::default() };
+    refuse_idle_rows(&comparing, &rows)?;
+    let interrupted = training::interruptible()?;
     let mut searched: Vec<Vec<SearchPoint>> = Vec::with_capacity(rows.len());
     let mut notes: Vec<Vec<String>> = vec![Vec::new(); rows.len()];
     let mut folders = Vec::new();
@@ -73,7 +73,46 @@ pub fn make(file: &Path) -> Result<Option<Vec<PathBuf>>> {
             folders.push(folder);
         }
     }
+    warn_of_idle_questions(&comparing, &rows);
     Ok(Some(folders))
+}
+
+/// Reads the comparison; where its rows are not written as such, that is said in the hint.
+fn read(file: &Path) -> Result<Comparing> {
+    Comparing::read(file).map_err(|error| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let single = text.lines().any(|line| line.trim_start().starts_with("[strategies]"));
+        let doubled = text.lines().any(|line| line.trim_start().starts_with("[[strategies]]"));
+        match single && !doubled {
+            true => error.hint("write [[strategies]], with two brackets, before each row: there may be several"),
+            false => error,
+        }
+    })
+}
+
+/// Refuses settings of single rows that cannot have an effect.
+fn refuse_idle_rows(comparing: &Comparing, rows: &[Row]) -> Result<()> {
+    let searches = comparing.search.is_some();
+    for (row, own) in rows.iter().zip(&comparing.rows) {
+        let given = own.settings.keys().cloned().collect();
+        refuse_idle(&row.config, &given, searches).map_err(|error| {
+            let hint = error.find_hint().unwrap_or_default();
+            Error::new(format!("row `{}`: {error}", row.label)).hint(hint)
+        })?;
+    }
+    Ok(())
+}
+
+/// Says of selection questions that all rows share and none decides by that they had no effect.
+fn warn_of_idle_questions(comparing: &Comparing, rows: &[Row]) {
+    if let Some(questions) = comparing.settings.get("selection-questions")
+        && comparing.search.is_none()
+        && rows.iter().all(|row| row.config.early_stop == 0)
+    {
+        eprintln!(
+            "warning: `selection-questions = {questions}` decides nothing: there is no [search] and no row with `early-stop`"
+        );
+    }
 }
 
 /// Chooses the learning rates of a row, stage by stage, and puts them into its settings. None: interrupted.

@@ -2,15 +2,22 @@
 
 mod driver;
 
+use std::path::Path;
+
 use super::{print_json, print_text};
 use crate::cli::CompareArgs;
-use crate::error::Result;
+use crate::config::at_least_one;
+use crate::error::{Error, Result};
 use crate::report::{CompareOptions, RunRecord, compare, html, markdown, text, write_atomic};
 
 /// The evaluation every finished run has.
 const EVALUATION: &str = "final";
 
 pub fn run(args: &CompareArgs) -> Result<u8> {
+    at_least_one("--resamples", args.resamples)?;
+    if let Some(page) = &args.html {
+        check_page(page)?;
+    }
     let made = match &args.config {
         None => None,
         Some(file) => match driver::make(file)? {
@@ -47,4 +54,21 @@ pub fn run(args: &CompareArgs) -> Result<u8> {
     // Only those that were made here: whoever names a run that diverged knows of it.
     let diverged = comparison.warnings.iter().filter(|warning| warning.is_divergence()).count();
     Ok(u8::from(made.is_some() && diverged > 0))
+}
+
+/// Refuses a report page that could not be written, before runs are made and compared for it.
+fn check_page(page: &Path) -> Result<()> {
+    if page.is_dir() {
+        return Err(Error::new(format!("`--html {}` is a folder, expected a file to write", page.display()))
+            .hint(format!("for instance `--html {}`", page.join("report.html").display())));
+    }
+    match page.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        None => Ok(()),
+        Some(folder) => Err(Error::new(format!(
+            "`--html {}` cannot be written: there is no folder `{}`",
+            page.display(),
+            folder.display()
+        ))
+        .hint(format!("make it first: mkdir -p {}", folder.display()))),
+    }
 }

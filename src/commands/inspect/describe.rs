@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use super::inspected::{Inspected, Shape, SpecialToken};
 use crate::cost::units;
 
+/// Before the names of strategies.
+const INDENT: &str = "  ";
+
 /// One property a line, names in a column of their own.
 pub(super) fn describe(model: &Inspected) -> String {
     let mut lines = Vec::new();
-    let mut say = |name: &str, value: String| lines.push(format!("{name:<14}{value}"));
+    let longest = model.trains.iter().map(|trained| trained.strategy.len() + INDENT.len()).max().unwrap_or_default();
+    let width = (longest + 2).max(14);
+    let mut say = |name: &str, value: String| lines.push(format!("{name:<width$}{value}"));
     say("folder", model.folder.display().to_string());
     if let Some(origin) = &model.hub {
         say("hub", format!("{} at {} (commit {})", origin.repo, origin.revision, origin.commit));
@@ -71,7 +76,7 @@ pub(super) fn describe(model: &Inspected) -> String {
                 format!("{numbers} ({}) in {} tensors{how}", units::count(numbers), trained.tensors)
             }
         };
-        say(&format!("  {}", trained.strategy), format!("trains {what}"));
+        say(&format!("{INDENT}{}", trained.strategy), format!("trains {what}"));
     }
     say("files", format!("{}, {}", model.files.len(), units::bytes(model.bytes)));
     for (name, bytes) in &model.files {

@@ -100,6 +100,7 @@ fn an_absurd_learning_rate_is_stopped_at_the_step_that_overflows() {
     train("generator", base_index(), &out)
         .and(&["--steps", "4", "--checkpoint-every", "1", "--lr-generator", "1e39"])
         .run()
+        .warned(&["`--lr-generator 1000"])
         .refused(&["training stopped at step 1, generator", "the update of `", "1e39", "--lr-generator", "--out"]);
     assert!(checkpoints(&out).is_empty());
     // The first update is absurd and finite; what follows is not.
@@ -107,6 +108,7 @@ fn an_absurd_learning_rate_is_stopped_at_the_step_that_overflows() {
     let ran = train("joint", base_index(), &out)
         .and(&["--steps", "4", "--checkpoint-every", "1", "--lr-generator", "1e15", "--schedule", "constant"])
         .run()
+        .warned(&["`--lr-generator 1000000000000000`"])
         .refused(&["training stopped", "step 2", "step-00-00000001", "is kept"]);
     assert!(ran.stderr.contains("` of the generator") || ran.stderr.contains("the gradient of `"), "{ran:#?}");
     assert_eq!(checkpoints(&out), ["step-00-00000001"]);
@@ -119,6 +121,7 @@ fn an_absurd_learning_rate_is_stopped_at_the_step_that_overflows() {
     train("embedder", base_index(), &out)
         .and(&["--steps", "3", "--checkpoint-every", "1", "--lr-encoder", "1e39"])
         .run()
+        .warned(&["`--lr-encoder 1000"])
         .refused(&["training stopped at step 1, encoder", "the update of `", "--lr-encoder"]);
     assert!(checkpoints(&out).is_empty());
 }

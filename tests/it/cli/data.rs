@@ -52,6 +52,7 @@ fn what_is_understood_of_the_fixtures() {
         .run()
         .done();
     assert!(text.stdout.contains("20") && text.stdout.contains("gold passages"), "{text:#?}");
+    assert!(text.stdout.contains("note: all 20 gold passages are among the 60 of"), "{text:#?}");
 }
 
 #[test]

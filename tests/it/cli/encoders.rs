@@ -66,6 +66,28 @@ fn another_encoder_is_refused_with_both_fingerprints_and_served_after_a_build_of
     assert!(is_clean(&index));
 }
 
+/// Vectors of another length cannot lie in the same index: what is to be typed is another folder.
+#[test]
+fn an_encoder_of_another_width_is_sent_to_an_index_of_its_own() {
+    let hint = |encoder: &Path| {
+        let search = ragtune(&["index", "search", "--query", "red bull"]).with("--index", base_index());
+        let ran = search.with("--encoder", encoder).run().refused(&["fingerprint"]);
+        ran.stderr.split("hint: ").nth(1).unwrap().to_owned()
+    };
+    let said = hint(&fixture("golden/encoder"));
+    assert!(said.contains("160") && said.contains("<new folder>") && !said.contains("index refresh"), "{said}");
+    let folder = folder();
+    let same = changed_weight(folder.path());
+    let said = hint(&same);
+    assert!(said.contains(&format!("ragtune index refresh --index {}", base_index().display())), "{said}");
+    // Done as it says, both are served.
+    let index = index_copy(folder.path());
+    ragtune(&["index", "refresh"]).with("--index", &index).with("--encoder", &same).run().done();
+    for encoder in [&same, &encoder()] {
+        assert_eq!(search(&index, "red bull", 2, &["--encoder", encoder.to_str().unwrap()]).len(), 2);
+    }
+}
+
 /// Training the question side leaves every stored vector as it is: the trained encoder searches those of its base.
 #[test]
 fn a_question_side_encoder_searches_the_vectors_of_its_base() {

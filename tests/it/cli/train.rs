@@ -118,6 +118,68 @@ fn help_and_version() {
     assert_eq!(ragtune(&[]).run().code, Some(2));
 }
 
+/// Every number stays finite, and the model is gone: that is warned of before, said in the end, and kept in the record.
+#[test]
+fn a_model_that_is_destroyed_is_no_success_without_a_word() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    let rates = ["--steps", "4", "--lr-encoder", "1000", "--lr-generator", "1000"];
+    let ran = train_with(&fixture("models/qa-llama"), "joint", base_index(), &out).and(&rates).run().done();
+    let record = json(&out.join("record.json"));
+    for part in [
+        "`--lr-encoder 1000` moves every weight",
+        "`--lr-generator 1000` moves every weight",
+        "the gradient of the generator was exactly zero in 3 of the 4 steps of stage `joint`",
+        "the loss of stage `joint` rose from ",
+    ] {
+        assert_eq!(ran.stderr.matches(&format!("warning: {part}")).count(), 1, "{part}: {ran:#?}");
+        assert!(record["notes"].to_string().contains(part), "{part}: {record:#}");
+    }
+    // Training as usual says nothing of the kind.
+    let out = folder.path().join("usual");
+    let ran = train_with(&fixture("models/qa-llama"), "joint", base_index(), &out).and(&["--steps", "4"]).run().done();
+    assert!(!ran.stderr.contains("exactly zero") && !ran.stderr.contains("rose from"), "{ran:#?}");
+}
+
+/// A run on an index that others use says which generation is its own, and which its refreshes cost the index; a search says which
+/// one it answered from.
+#[test]
+fn generations_that_a_run_adds_and_removes_are_said() {
+    let folder = folder();
+    let (index, out) = (index_copy(folder.path()), folder.path().join("run"));
+    let moving = ["--train-passages", "true", "--refresh-every", "1", "--steps", "3", "--lr-encoder", "1e-3"];
+    let ran = train("joint", &index, &out).and(&moving).run().done();
+    let record = json(&out.join("record.json"));
+    let last = record["index"]["final_generation"].as_u64().unwrap();
+    let kept = ragtune(&["index", "stats", "--json"]).with("--index", &index).run().json()["generations"].clone();
+    let kept: Vec<u64> = kept.as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect();
+    let list = |numbers: Vec<u64>| numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let gone: Vec<u64> = (1..=last).filter(|number| !kept.contains(number)).collect();
+    let says = format!("index: generation {last} is this run's, 1 was searched before; no longer retained: ");
+    assert!(ran.stdout.contains(&says), "{ran:#?}");
+    assert!(ran.stdout.contains(&format!("; retained: {}\n", list(kept))), "{ran:#?}");
+    assert!(!gone.is_empty() && ran.stdout.contains(&format!("no longer retained: {};", list(gone))), "{ran:#?}");
+    for (encoder, generation) in [(encoder(), 1), (out.join("encoder"), last)] {
+        let search = |more: &[&str]| {
+            ragtune(&["index", "search", "--query", "red bull", "--top-k", "1"])
+                .with("--index", &index)
+                .with("--encoder", &encoder)
+                .and(more)
+                .run()
+        };
+        assert_eq!(search(&["--json"]).json()[0]["generation"], generation);
+        assert!(search(&[]).done().stderr.contains(&format!("answered from generation {generation}")));
+    }
+    // By words alone no vector is looked at, and where nothing may be found that is said.
+    let words =
+        ragtune(&["index", "search", "--json", "--query", "red bull", "--retriever", "bm25"]).with("--index", &index);
+    assert!(words.run().json()[0]["generation"].is_null());
+    let none =
+        ragtune(&["index", "search", "--query", "red bull", "--where", "title = 'nowhere'"]).with("--index", &index);
+    let none = none.run().done();
+    assert!(none.stdout.is_empty() && none.stderr.contains("no passage is among those asked for"), "{none:#?}");
+}
+
 /// What was expected before the first step is what was used in the end, to a quarter.
 #[test]
 fn memory_is_estimated_before_training() {
