@@ -99,6 +99,9 @@ pub fn embed_corpus_by(
         }));
     })?;
     drop(open);
+    if let Some(graph) = generation.graph() {
+        ledger.span(Phase::Write).bytes(graph.bytes);
+    }
     Ok(Embedded { generation, passages, taken_over: already, truncated })
 }
 

@@ -40,6 +40,9 @@ pub struct Fresh {
     view: Option<Generation>,
     /// How often each passage was a candidate since the last refresh.
     near: BTreeMap<u32, u32>,
+    /// How far the vector that is searched lay from the live one when a passage was embedded last: 1 - cosine. Kept when the
+    /// vector itself is forgotten.
+    drift: BTreeMap<u32, f32>,
     used: Used,
 }
 
@@ -66,6 +69,9 @@ pub struct Kept {
     overlay: Vec<u32>,
     /// See [`Fresh::near`].
     near: BTreeMap<u32, u32>,
+    /// See [`Fresh::drift`]; missing in checkpoints of versions that forgot it with the vector.
+    #[serde(default)]
+    drift: BTreeMap<u32, f32>,
 }
 
 const LIVE: &str = "live";
@@ -82,6 +88,7 @@ impl Fresh {
             overlay: BTreeMap::new(),
             view: None,
             near: BTreeMap::new(),
+            drift: BTreeMap::new(),
             used: Used::default(),
         }
     }
@@ -129,9 +136,11 @@ impl Fresh {
         if !missing.is_empty() {
             let _activity = ledger.activity(Activity::Refresh);
             let vectors = embed_some(&pipeline.encoder, &pipeline.corpus, &missing, &self.settings.embed, ledger)?;
-            let rows = vectors.chunks_exact(pipeline.encoder.dim());
             let step = self.step;
-            self.live.extend(missing.iter().zip(rows).map(|(one, row)| (*one, Live { step, vector: row.to_vec() })));
+            for (one, row) in missing.iter().zip(vectors.chunks_exact(pipeline.encoder.dim())) {
+                self.drift.insert(*one, 1.0 - dot(row, generation.vector(*one)?));
+                self.live.insert(*one, Live { step, vector: row.to_vec() });
+            }
         }
         let _span = ledger.span(Phase::Retrieve);
         let questions = questions.chunks_exact(pipeline.encoder.dim());
@@ -146,18 +155,21 @@ impl Fresh {
         scored.into_iter().take(k).map(|(_, ordinal)| ordinal).collect()
     }
 
-    /// How often each passage was a candidate since the last refresh, and how far its live vector lies from the one that is
-    /// searched: 1 - cosine, 0 where no live one is known.
-    pub fn candidates(&self, generation: &Generation) -> Result<Vec<(u32, u32, f32)>> {
-        let searched = self.view.as_ref().unwrap_or(generation);
-        let of = |(ordinal, near): (&u32, &u32)| {
-            let drift = match self.live.get(ordinal) {
-                Some(live) => 1.0 - dot(&live.vector, searched.vector(*ordinal)?),
-                None => 0.0,
-            };
-            Ok((*ordinal, *near, drift))
+    /// How often each passage was a candidate since the last refresh, and how far the vector that is searched lay from the live
+    /// one when the passage was embedded last: 1 - cosine, 0 where it never was.
+    pub fn candidates(&self) -> Vec<(u32, u32, f32)> {
+        let all: BTreeSet<u32> = self.near.keys().chain(self.drift.keys()).copied().collect();
+        let of = |one: u32| {
+            let near = self.near.get(&one).copied().unwrap_or_default();
+            (one, near, self.drift.get(&one).copied().unwrap_or_default())
         };
-        self.near.iter().map(of).collect()
+        all.into_iter().map(of).collect()
+    }
+
+    /// The vector that a search before optimiser step `step` would rank a passage by without embedding it.
+    pub fn live(&self, ordinal: u32, step: u64) -> Option<&[f32]> {
+        let live = self.live.get(&ordinal)?;
+        (step.saturating_sub(live.step) <= self.settings.age).then_some(live.vector.as_slice())
     }
 
     /// What is searched for candidates, where it is not the generation itself.
@@ -171,6 +183,8 @@ impl Fresh {
         self.overlay.extend(ordinals.iter().copied().zip(rows));
         self.view = self.over(generation)?;
         self.near.clear();
+        // What is searched is what the encoder says now.
+        self.drift.retain(|ordinal, _| !ordinals.contains(ordinal));
         Ok(())
     }
 
@@ -201,6 +215,7 @@ impl Fresh {
             live: self.live.iter().map(|(ordinal, live)| (*ordinal, live.step)).collect(),
             overlay: self.overlay.keys().copied().collect(),
             near: self.near.clone(),
+            drift: self.drift.clone(),
         };
         let mut tensors = BTreeMap::new();
         let live: Vec<&[f32]> = self.live.values().map(|live| live.vector.as_slice()).collect();
@@ -239,6 +254,7 @@ impl Fresh {
         self.live = kept.live.iter().zip(live).map(of).collect();
         self.overlay = kept.overlay.iter().copied().zip(overlay).collect();
         self.near.clone_from(&kept.near);
+        self.drift.clone_from(&kept.drift);
         self.view = self.over(generation)?;
         Ok(())
     }
@@ -271,7 +287,24 @@ mod tests {
         assert_eq!(fresh.ranked(&[1.0, 0.0], vec![7, 4, 3, 9], 1), [7]);
         fresh.begin(7, true);
         assert_eq!(fresh.live.len(), 4);
+        // A search before step 8 would embed them again.
+        assert_eq!((fresh.live(7, 7), fresh.live(7, 8), fresh.live(1, 7)), (Some(&[1.0, 0.0][..]), None, None));
         fresh.begin(8, true);
         assert!(fresh.live.is_empty());
+    }
+
+    #[test]
+    fn what_a_passage_had_drifted_outlives_its_vector() {
+        let mut fresh = fresh(0);
+        fresh.near.extend([(3, 2), (5, 1)]);
+        fresh.drift.extend([(3, 0.25), (8, 0.5)]);
+        fresh.begin(9, true);
+        assert_eq!(fresh.candidates(), [(3, 2, 0.25), (5, 1, 0.0), (8, 0, 0.5)]);
+        let (kept, tensors) = fresh.keep().unwrap();
+        let kept: Kept = serde_json::from_str(&serde_json::to_string(&kept).unwrap()).unwrap();
+        assert!(tensors.is_empty());
+        assert_eq!(kept.drift, fresh.drift);
+        let earlier: Kept = serde_json::from_str(r#"{"live":[],"overlay":[],"near":{}}"#).unwrap();
+        assert!(earlier.drift.is_empty());
     }
 }

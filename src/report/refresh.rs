@@ -74,6 +74,7 @@ impl RefreshRecord {
     /// What belongs on the training curve: no seconds, which differ from run to run.
     pub fn metrics(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let values = [
+            ("refresh_passages", Some(self.passages as f64)),
             ("refresh_recall_before", self.recall_before),
             ("refresh_recall_after", self.recall_after),
             ("refresh_recall_reranked", self.recall_reranked),
@@ -99,7 +100,13 @@ mod tests {
         let metrics: Vec<&str> = record.metrics().map(|(name, _)| name).collect();
         assert_eq!(
             metrics,
-            ["refresh_recall_before", "refresh_recall_after", "refresh_distinct_passages", "refresh_age"]
+            [
+                "refresh_passages",
+                "refresh_recall_before",
+                "refresh_recall_after",
+                "refresh_distinct_passages",
+                "refresh_age"
+            ]
         );
     }
 }

@@ -134,9 +134,11 @@ impl RefreshSettings {
         if now.stale() { Decision::EmbedAll { reuse: self.policy != Policy::Full } } else { Decision::Keep }
     }
 
-    /// Steps from a snapshot to its swap: as asked for, else half the interval.
+    /// Steps from a snapshot to its swap: as asked for, else half the interval; never past the next point, whose snapshot would
+    /// be missed.
     pub fn lag_at(&self, step: u64) -> u64 {
-        self.lag.unwrap_or_else(|| self.points.interval(step).unwrap_or_default() / 2)
+        let lag = self.lag.unwrap_or_else(|| self.points.interval(step).unwrap_or_default() / 2);
+        self.points.after(step).map_or(lag, |next| lag.min(next - step))
     }
 }
 
@@ -218,5 +220,12 @@ mod tests {
         let now = Now { step: 7, steps: 8, passages_move: true, ..Now::default() };
         assert_eq!(background.decide(&now), Decision::Snapshot { swap: 7 });
         assert_eq!(background.decide(&Now { pending: Some(7), ..now }), Decision::Swap);
+        // The next part's point comes before half of the interval has passed.
+        let points = Points::parse("0-100:30,100-200:20").unwrap();
+        let across = RefreshSettings { points, ..RefreshSettings::new(Policy::Background) };
+        assert_eq!((across.lag_at(60), across.lag_at(90), across.lag_at(120)), (15, 10, 10));
+        let now = Now { step: 100, steps: 200, embedded_at: 60, passages_move: true, pending: Some(100) };
+        assert_eq!(across.decide(&now), Decision::Swap);
+        assert_eq!(across.decide(&Now { embedded_at: 90, pending: None, ..now }), Decision::Snapshot { swap: 110 });
     }
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use ragtune_index::{Generation, GraphPlan};
 
 pub(super) use background::{Background, Pending};
+pub(super) use probe::probe_questions;
 
 use super::refresh::{Decision, MAX_LOSS, Now, Policy};
 use super::{Event, Trainer};
@@ -107,7 +108,15 @@ impl Trainer<'_> {
         mut record: RefreshRecord,
         began: &LedgerRecord,
     ) -> Result<()> {
-        let seen = self.compare_exactly(&embedded.generation)?;
+        let seen = if embedded_at == self.state.step {
+            self.compare_exactly(&embedded.generation)?
+        } else {
+            // The new vectors are a snapshot's, which the encoder has left behind: they are no truth either.
+            let (old, new) = (&self.pipeline.generation, &embedded.generation);
+            let pool = self.pool(&[old, new], self.following.sample, Vec::new())?;
+            record.passages += pool.passages as u64;
+            self.compare_by(&pool, old, new)?
+        };
         (record.recall_before, record.recall_after) = (Some(seen.before), Some(seen.after));
         (record.overlap, record.recall_reranked) = (Some(seen.overlap), seen.reranked);
         record.measured = seen.measured;

@@ -14,8 +14,8 @@ const POLICIES: [(&str, &[&str]); 8] = [
     ("full", &["--refresh-every", "2"]),
     ("full-reuse", &["--refresh-schedule", "0-4:2,4-9:1"]),
     ("background", &["--refresh-every", "2", "--refresh-lag", "1"]),
-    ("rows", &["--refresh-every", "2", "--refresh-depth", "8", "--refresh-rows", "10", "--refresh-sample", "40"]),
-    ("lazy", &["--refresh-every", "4", "--refresh-depth", "8", "--refresh-age", "2"]),
+    ("rows", &["--refresh-every", "2", "--refresh-depth", "16", "--refresh-rows", "10", "--refresh-sample", "40"]),
+    ("lazy", &["--refresh-every", "4", "--refresh-depth", "16", "--refresh-age", "2"]),
     ("adapter", &["--refresh-every", "2", "--refresh-sample", "48"]),
     ("drift", &["--refresh-every", "1", "--refresh-sample", "40", "--refresh-target", "0.99"]),
     ("never", &[]),
@@ -126,17 +126,30 @@ fn every_policy_trains_records_and_goes_on_with_the_same_bits() {
             "background" => {
                 assert_eq!((steps, ages), (vec![3, 5, 6], vec![3, 3, 2]));
                 assert_eq!(actions, ["swapped", "swapped", "embedded"]);
+                // A snapshot's vectors are no truth: passages are embedded with the live encoder to measure them.
+                for swapped in &refreshes[..2] {
+                    assert_eq!((&swapped["passages"], &swapped["taken_over"]), (&120.into(), &0.into()), "{swapped}");
+                    assert!(
+                        swapped["measured"].as_str().unwrap().starts_with("all passages embedded anew"),
+                        "{swapped}"
+                    );
+                }
             }
             "rows" => {
                 assert_eq!((steps, actions), (vec![2, 4, 6], vec!["rows", "rows", "embedded"]));
-                assert!(refreshes[0]["passages"].as_u64().unwrap() <= 50, "{refreshes:?}");
+                assert!(refreshes[0]["passages"].as_u64().unwrap() <= 70, "{refreshes:?}");
+                for renewed in &refreshes[..2] {
+                    let (raw, ranked) = (&renewed["recall_before"], &renewed["recall_reranked"]);
+                    assert!(ranked.as_f64().unwrap() >= raw.as_f64().unwrap(), "{renewed}");
+                }
                 assert!(refreshes[0]["measured"].as_str().unwrap().contains("upper bound"), "{refreshes:?}");
             }
             "lazy" => {
                 assert_eq!(steps, [4, 6]);
                 assert!(refreshes[0]["between"].as_u64().unwrap() > 0, "{refreshes:?}");
                 let (raw, ranked) = (&refreshes[0]["recall_before"], &refreshes[0]["recall_reranked"]);
-                assert!(ranked.as_f64().unwrap() >= raw.as_f64().unwrap() - 0.2, "{refreshes:?}");
+                // By vectors up to two steps old, which may cost a passage, not what ranking gains.
+                assert!(ranked.as_f64().unwrap() >= raw.as_f64().unwrap() - 0.02, "{refreshes:?}");
             }
             "adapter" => {
                 assert_eq!(steps, [2, 4, 6]);
@@ -194,13 +207,24 @@ fn what_a_policy_does_not_know_is_refused() {
     refused(&["--refresh-schedule", "0-9:2", "--refresh-every", "3"], &["--refresh-schedule", "--refresh-every 3"]);
     refused(&["--refresh-depth", "9"], &["--refresh-depth 9", "--refresh lazy", "full-reuse"]);
     refused(&["--refresh-target", "0.9"], &["--refresh-target 0.9", "--refresh drift"]);
+    // No step of these finds its passages in the index.
+    for strategy in ["embedder", "ance"] {
+        let out = folder.path().join("run");
+        let run = train(strategy, base_index(), &out).and(&["--train-passages", "true", "--refresh", "lazy"]).run();
+        run.refused(&["--refresh lazy", &format!("--strategy {strategy}"), "full-reuse"]);
+        assert!(!out.exists(), "{strategy}");
+    }
 }
 
 #[test]
 fn a_dry_run_counts_the_passages_of_a_policy() {
     let folder = folder();
     for (policy, settings, says) in [
-        ("background", &["--refresh-every", "4"][..], "2 refreshes of 60 passages: 120 passages to embed"),
+        (
+            "background",
+            &["--refresh-every", "4"][..],
+            "at most 2 refreshes of 60 passages, and at most 60 passages for `--refresh background` besides: at most 180",
+        ),
         ("lazy", &[], "at most 1 refreshes of 60 passages, and at most 360 passages for `--refresh lazy` besides"),
         ("adapter", &["--refresh-every", "5"], "at most 1 refreshes of 60 passages, and at most 60 passages"),
     ] {

@@ -1,6 +1,7 @@
 //! How many passages a policy will embed, as far as that is known before training.
 
 use super::{Policy, RefreshSettings};
+use crate::train::reindex::probe_questions;
 
 /// Of one stage whose passages move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,11 +26,15 @@ impl RefreshSettings {
             Policy::Full | Policy::FullReuse => Expected { refreshes: all + last, ..Expected::default() },
             Policy::Background => {
                 let swaps = points.iter().filter(|point| **point + self.lag_at(**point) < steps).count() as u64;
-                Expected { refreshes: swaps + last, ..Expected::default() }
+                // Measured by a sample, since the encoder has gone on.
+                Expected { refreshes: swaps + last, others: swaps * sample, at_most: swaps > 0 }
             }
             Policy::Lazy => Expected { refreshes: all + last, others: ranked(), at_most: true },
             Policy::Rows => {
-                let rows = self.rows_of(corpus) as u64 + sample;
+                // Measured by a sample, and by those candidates of its questions that are not in it.
+                let questions = probe_questions(self.sample) as u64;
+                let measuring = (sample + questions * self.depth as u64).min(corpus as u64);
+                let rows = self.rows_of(corpus) as u64 + measuring;
                 Expected { refreshes: last, others: all * rows + ranked(), at_most: true }
             }
             Policy::Adapter => Expected { refreshes: last, others: all * sample, at_most: true },
@@ -61,10 +66,11 @@ mod tests {
             (Policy::Full, 0, exactly(1, 0)),
             (Policy::Full, 40, exactly(3, 0)),
             (Policy::FullReuse, 50, exactly(2, 0)),
-            // Swaps at 60 and, too late, at 100.
-            (Policy::Background, 40, exactly(2, 0)),
+            // Swaps at 60, measured by a sample, and, too late, at 100.
+            (Policy::Background, 40, up_to(2, 512)),
             (Policy::Lazy, 0, up_to(1, 99 * 80)),
-            (Policy::Rows, 50, up_to(1, 100 + 512 + 99 * 80)),
+            // A tenth of the corpus, 512 to measure, and 20 candidates of each of its 25 questions, no more than there are.
+            (Policy::Rows, 50, up_to(1, 100 + 1000 + 99 * 80)),
             (Policy::Adapter, 50, up_to(1, 1000)),
             (Policy::Drift, 40, up_to(3, 2 * 512)),
             (Policy::Never, 0, exactly(1, 0)),

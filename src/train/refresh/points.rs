@@ -72,6 +72,17 @@ impl Points {
         self.parts.iter().map(|part| part.every).min()
     }
 
+    /// The first point behind a step.
+    pub fn after(&self, step: u64) -> Option<u64> {
+        let of = |part: &Part| {
+            let begun = (step + 1).saturating_sub(part.from).div_ceil(part.every);
+            // A part that begins at 0 has its first point after `every` steps.
+            let begun = if part.from == 0 { begun.max(1) } else { begun };
+            begun.checked_mul(part.every)?.checked_add(part.from).filter(|point| *point < part.to)
+        };
+        self.parts.iter().find_map(of)
+    }
+
     /// The points before `steps`.
     pub fn before(&self, steps: u64) -> Vec<u64> {
         let of = |part: &Part| {
@@ -111,6 +122,11 @@ mod tests {
             assert_eq!(points.before(steps), expected, "{points:?}");
             let due: Vec<u64> = (0..steps).filter(|step| points.due(*step)).collect();
             assert_eq!(due, expected, "{points:?}");
+            for step in 0..100 {
+                let next = expected.iter().copied().find(|point| *point > step);
+                // What lies behind the table is not asked for.
+                assert!(next.is_none() || points.after(step) == next, "{points:?} {step}");
+            }
         }
         let points = Points::parse("0-1000:500,1000-10000:1000").unwrap();
         assert_eq!(

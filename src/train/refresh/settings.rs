@@ -3,6 +3,7 @@
 use super::{By, Points, Policy};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::strategies::{Passages, Stage};
 
 /// How the index follows, with everything that the policy leaves open.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +24,7 @@ pub struct RefreshSettings {
     pub rows: Option<usize>,
     /// Which of them first. `rows`.
     pub by: By,
-    /// Passages embedded to fit and to measure. `rows` (measures only), `adapter`, `drift` (measures only).
+    /// Passages embedded to fit and to measure. `adapter`; `background`, `drift` and `rows` (measure only).
     pub sample: usize,
     /// Recall under which everything is embedded anew. `drift`.
     pub target: f64,
@@ -81,6 +82,7 @@ impl RefreshSettings {
             return Err(Error::new("`--refresh question` leaves the passages where they are, but their side trains")
                 .hint("train the question side only, without `--train-passages`, or choose another `--refresh`"));
         }
+        refuse_unasked(config, policy)?;
         refuse_foreign(config, policy)?;
         let own = Self::new(policy);
         let settings = Self {
@@ -134,6 +136,26 @@ impl RefreshSettings {
 /// The smallest sample that is accepted.
 const LEAST_SAMPLE: usize = 16;
 
+/// Refuses to rank candidates by live vectors where no step looks for candidates while passages move: such a policy would do
+/// nothing, at a price.
+fn refuse_unasked(config: &TrainConfig, policy: Policy) -> Result<()> {
+    if !matches!(policy, Policy::Rows | Policy::Lazy) || !config.trains_passages()? {
+        return Ok(());
+    }
+    let searches = |stage: &Stage| {
+        stage.trains.passages && stage.passages == Passages::Search && stage.objective.needs().retrieval
+    };
+    if config.stages()?.iter().any(searches) {
+        return Ok(());
+    }
+    let (name, strategy) = (policy.name(), &config.strategy);
+    Err(Error::new(format!(
+        "`--refresh {name}` ranks by live vectors what a step finds in the index, and no step of `--strategy {strategy}` that \
+         moves passages searches it"
+    ))
+    .hint("use `full-reuse`, `background`, `drift`, `adapter` or `never`"))
+}
+
 /// Refuses options that the policy does not look at.
 fn refuse_foreign(config: &TrainConfig, policy: Policy) -> Result<()> {
     use Policy::{Adapter, Background, Drift, Lazy, Rows};
@@ -144,7 +166,7 @@ fn refuse_foreign(config: &TrainConfig, policy: Policy) -> Result<()> {
         ("--refresh-age", config.refresh_age.map(|it| it.to_string()), &[Lazy, Rows]),
         ("--refresh-rows", config.refresh_rows.map(|it| it.to_string()), &[Rows]),
         ("--refresh-by", config.refresh_by.map(|it| it.name().to_owned()), &[Rows]),
-        ("--refresh-sample", config.refresh_sample.map(|it| it.to_string()), &[Adapter, Drift, Rows]),
+        ("--refresh-sample", config.refresh_sample.map(|it| it.to_string()), &[Adapter, Background, Drift, Rows]),
         ("--refresh-target", config.refresh_target.map(|it| it.to_string()), &[Drift]),
     ];
     for (flag, value, policies) in options {
@@ -166,16 +188,7 @@ mod tests {
     use crate::cli::TrainArgs;
 
     fn resolved(change: impl FnOnce(&mut TrainArgs)) -> Result<RefreshSettings> {
-        let mut args = TrainArgs {
-            strategy: Some("joint".into()),
-            index: Some("index".into()),
-            questions: Some("train.jsonl".into()),
-            eval_questions: Some("dev.jsonl".into()),
-            generator: Some("generator".into()),
-            out: Some("run".into()),
-            train_passages: Some(true),
-            ..TrainArgs::default()
-        };
+        let mut args = TrainArgs { train_passages: Some(true), ..TrainArgs::of_tests() };
         change(&mut args);
         RefreshSettings::of(&TrainConfig::resolve(&args)?)
     }
@@ -225,6 +238,12 @@ mod tests {
         refused("--refresh-by near", &|args| args.refresh_by = Some("near".into()));
         refused("--refresh-sample 99", &|args| args.refresh_sample = Some(99));
         refused("--refresh-target 0.5", &|args| args.refresh_target = Some(0.5));
+        for (policy, strategy) in [("lazy", "embedder"), ("rows", "embedder"), ("lazy", "ance")] {
+            refused(&format!("no step of `--strategy {strategy}`"), &|args| {
+                (args.refresh, args.strategy) = (Some(policy.into()), Some(strategy.into()));
+                args.refresh_every = Some(5);
+            });
+        }
         refused("`--refresh-lag 9` is longer", &|args| {
             (args.refresh, args.refresh_every, args.refresh_lag) = (Some("background".into()), Some(8), Some(9));
         });

@@ -29,7 +29,7 @@ impl Trainer<'_> {
         let chosen = {
             let _span = self.ledger.span(Phase::Retrieve);
             let most = self.following.rows_of(generation.len());
-            choose(self.rows(&fresh.borrow().candidates(generation)?), self.following.by, most)
+            choose(self.rows(&fresh.borrow().candidates()), self.following.by, most)
         };
         let old = fresh.borrow().view().cloned().unwrap_or_else(|| generation.clone());
         let Self { pipeline, embed_settings, ledger, .. } = &*self;
@@ -40,9 +40,12 @@ impl Trainer<'_> {
             fresh.replace(generation, &chosen, &vectors)?;
             fresh.view().cloned().unwrap_or_else(|| generation.clone())
         };
-        let pool = self.pool(&[&old, &new], self.following.sample)?;
-        let seen = self.compare_by(&pool, &old, &new)?;
-        let passages = (chosen.len() + pool.passages) as u64;
+        let pool = self.pool(&[&old, &new], self.following.sample, Vec::new())?;
+        let mut seen = self.compare_by(&pool, &old, &new)?;
+        // What is searched is never the overlay's own ranking.
+        let (reranked, more) = self.reranked_by(&pool, &old, self.following.depth)?;
+        seen.reranked = Some(reranked);
+        let passages = (chosen.len() + pool.passages + more) as u64;
         self.note_partial(RefreshAction::Rows, seen, passages, &began);
         Ok(())
     }
@@ -84,7 +87,7 @@ impl Trainer<'_> {
             (map, view)
         };
         let old = self.pipeline.generation.clone();
-        let pool = self.pool(&[&old, &view], measuring)?;
+        let pool = self.pool(&[&old, &view], measuring, fitted.clone())?;
         let seen = self.compare_by(&pool, &old, &view)?;
         let kept = keeps_map(seen.before, seen.after);
         if kept {
@@ -115,7 +118,7 @@ impl Trainer<'_> {
         let activity = self.ledger.activity(Activity::Refresh);
         let began = self.ledger.snapshot();
         let old = self.pipeline.generation.clone();
-        let pool = self.pool(&[&old], self.following.sample)?;
+        let pool = self.pool(&[&old], self.following.sample, Vec::new())?;
         let seen = self.compare_by(&pool, &old, &old)?;
         let passages = pool.passages as u64;
         if let Decision::EmbedAll { reuse } = self.following.after_measuring(seen.before) {
@@ -144,6 +147,7 @@ impl Trainer<'_> {
             recall_before: Some(seen.before),
             recall_after: Some(if kept { seen.before } else { seen.after }),
             overlap: Some(if kept { 1.0 } else { seen.overlap }),
+            recall_reranked: seen.reranked,
             measured: seen.measured,
             graph,
             ..RefreshRecord::default()

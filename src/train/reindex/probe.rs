@@ -3,7 +3,8 @@
 //! Where the whole corpus was embedded anyway, the truth is exact search among the new vectors. Where it was not, the truth is
 //! estimated: the passages that the compared indexes find nearest to the questions, taken rank by rank until the sample is full,
 //! are embedded with the live encoder, and the ten best of these are taken for the ten best of all. What lies outside this pool
-//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole.
+//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole. Passages that fitted
+//! a map are left out of pool and lists alike: it would be measured on what it was made from.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +29,8 @@ pub(super) struct Seen {
     pub after: f64,
     /// Share of what the two find that both find.
     pub overlap: f64,
-    /// Recall of what live vectors make of the candidates of the index before, where that is how it is searched.
+    /// Recall of what the next step's search would make of the candidates of the index before, where candidates are ranked by live
+    /// vectors: as old as the policy lets them be.
     pub reranked: Option<f64>,
     /// What the truth was.
     pub measured: String,
@@ -47,6 +49,12 @@ pub(super) struct Pool {
     truth: Vec<Vec<u32>>,
     pub passages: usize,
     whole: bool,
+    /// Passages that do not count. Ordinals ascend.
+    without: Vec<u32>,
+    /// Those of the pool. Ordinals ascend.
+    chosen: Vec<u32>,
+    /// Their live vectors, (passages, D) row-major.
+    live: Vec<f32>,
 }
 
 type Found = Vec<Vec<u32>>;
@@ -62,14 +70,19 @@ impl Trainer<'_> {
         let fresh = self.context.fresh.as_ref().map(|fresh| fresh.borrow());
         let old = fresh.as_ref().and_then(|fresh| fresh.view()).unwrap_or(&self.pipeline.generation);
         let (before, after) = (self.nearest(old, &questions, depth)?, self.nearest(new, &questions, depth)?);
-        let reranked = match fresh.is_some() {
-            true => {
+        let reranked = match &fresh {
+            Some(fresh) => {
                 let candidates = self.nearest(old, &questions, self.following.depth.max(depth).min(passages))?;
                 let rows = candidates.into_iter().zip(questions.vectors.chunks_exact(new.dim()));
-                let ranked = rows.map(|(row, question)| best(question, row, depth, |one| Ok(new.vector(one)?)));
+                // What it would embed now is what the new vectors are.
+                let vector = |one: u32| match fresh.live(one, self.state.step) {
+                    Some(live) => Ok(live),
+                    None => Ok(new.vector(one)?),
+                };
+                let ranked = rows.map(|(row, question)| best(question, row, depth, vector));
                 Some(share(&truth, &ranked.collect::<Result<Found>>()?))
             }
-            false => None,
+            None => None,
         };
         Ok(Seen {
             before: share(&truth, &before),
@@ -80,17 +93,19 @@ impl Trainer<'_> {
         })
     }
 
-    /// Embeds up to `sample` passages that these generations find nearest to training questions.
-    pub(super) fn pool(&self, generations: &[&Generation], sample: usize) -> Result<Pool> {
+    /// Embeds up to `sample` passages that these generations find nearest to training questions. Those `without` do not count.
+    pub(super) fn pool(&self, generations: &[&Generation], sample: usize, without: Vec<u32>) -> Result<Pool> {
         let corpus = &self.pipeline.corpus;
-        let questions = self.probe_questions((sample / POOLED).clamp(1, PROBES))?;
+        let questions = self.probe_questions(probe_questions(sample))?;
         let whole = sample >= corpus.passages();
         let chosen: Vec<u32> = match whole {
-            true => (0..corpus.len() as u32).filter(|ordinal| !corpus.is_deleted(*ordinal)).collect(),
+            true => (0..corpus.len() as u32)
+                .filter(|one| !corpus.is_deleted(*one) && without.binary_search(one).is_err())
+                .collect(),
             false => {
                 let _span = self.ledger.span(Phase::Retrieve);
                 let depth = (4 * sample / questions.count.max(1)).max(PROBE_DEPTH).min(corpus.passages());
-                let lists = generations.iter().map(|generation| self.nearest(generation, &questions, depth));
+                let lists = generations.iter().map(|one| self.nearest_of(one, &questions, depth, &without));
                 by_rank(&lists.collect::<Result<Vec<Found>>>()?.concat(), PROBE_DEPTH, sample)
             }
         };
@@ -104,14 +119,14 @@ impl Trainer<'_> {
         };
         let rows = questions.vectors.chunks_exact(dim);
         let truth = rows.map(|question| best(question, chosen.clone(), PROBE_DEPTH, of)).collect::<Result<Found>>()?;
-        Ok(Pool { questions, truth, passages: chosen.len(), whole })
+        Ok(Pool { questions, truth, passages: chosen.len(), whole, without, chosen, live })
     }
 
     /// Compares two generations by a pool.
     pub(super) fn compare_by(&self, pool: &Pool, old: &Generation, new: &Generation) -> Result<Seen> {
         let _span = self.ledger.span(Phase::Retrieve);
-        let depth = PROBE_DEPTH.min(self.pipeline.corpus.passages());
-        let (before, after) = (self.nearest(old, &pool.questions, depth)?, self.nearest(new, &pool.questions, depth)?);
+        let nearest = |one: &Generation| self.nearest_of(one, &pool.questions, PROBE_DEPTH, &pool.without);
+        let (before, after) = (nearest(old)?, nearest(new)?);
         Ok(Seen {
             before: share(&pool.truth, &before),
             after: share(&pool.truth, &after),
@@ -119,6 +134,47 @@ impl Trainer<'_> {
             reranked: None,
             measured: pool.about(),
         })
+    }
+
+    /// Recall of what a step makes of the candidates of a generation: `depth` of them, each ranked by its live vector. Candidates that
+    /// the pool lacks are embedded; how many they were.
+    pub(super) fn reranked_by(&self, pool: &Pool, old: &Generation, depth: usize) -> Result<(f64, usize)> {
+        let candidates = {
+            let _span = self.ledger.span(Phase::Retrieve);
+            self.nearest_of(old, &pool.questions, depth.max(PROBE_DEPTH), &pool.without)?
+        };
+        let all: BTreeSet<u32> = candidates.iter().flatten().copied().collect();
+        let missing: Vec<u32> = all.into_iter().filter(|one| pool.chosen.binary_search(one).is_err()).collect();
+        let Self { pipeline, embed_settings, ledger, .. } = self;
+        let more = embed_some(&pipeline.encoder, &pipeline.corpus, &missing, embed_settings, ledger)?;
+        let dim = pipeline.encoder.dim();
+        let _span = self.ledger.span(Phase::Retrieve);
+        let of = |one: u32| -> Result<&[f32]> {
+            let (vectors, place) = match pool.chosen.binary_search(&one) {
+                Ok(place) => (&pool.live, place),
+                Err(_) => (&more, missing.binary_search(&one).unwrap_or_default()),
+            };
+            Ok(vectors.get(place * dim..(place + 1) * dim).unwrap_or_default())
+        };
+        let rows = candidates.into_iter().zip(pool.questions.vectors.chunks_exact(dim));
+        let ranked = rows.map(|(row, question)| best(question, row, PROBE_DEPTH, of)).collect::<Result<Found>>()?;
+        Ok((share(&pool.truth, &ranked), missing.len()))
+    }
+
+    /// The nearest passages that are none of those left out.
+    fn nearest_of(
+        &self,
+        generation: &Generation,
+        questions: &Questions,
+        depth: usize,
+        without: &[u32],
+    ) -> Result<Found> {
+        let passages = self.pipeline.corpus.passages();
+        let left = passages.saturating_sub(without.len()).max(1);
+        // Twice what would do if those left out were spread evenly.
+        let wide = if without.is_empty() { depth } else { 2 * depth * passages.div_ceil(left) };
+        let lists = self.nearest(generation, questions, wide.min(passages))?;
+        Ok(lists.into_iter().map(|list| others(list, without, depth)).collect())
     }
 
     fn nearest(&self, generation: &Generation, questions: &Questions, depth: usize) -> Result<Found> {
@@ -144,11 +200,22 @@ impl Pool {
         match self.whole {
             true => format!("all passages embedded anew, {questions} training questions"),
             false => format!(
-                "estimated, an upper bound: the best of {} passages nearest to {questions} training questions, embedded anew",
-                self.passages
+                "estimated, an upper bound: the best of {} passages nearest to {questions} training questions, embedded anew{}",
+                self.passages,
+                if self.without.is_empty() { "" } else { "; those that fitted the map left out" }
             ),
         }
     }
+}
+
+/// Training questions that a sample of passages measures by.
+pub fn probe_questions(sample: usize) -> usize {
+    (sample / POOLED).clamp(1, PROBES)
+}
+
+/// The first `depth` of a list that are none of `without`, whose ordinals ascend.
+fn others(list: Vec<u32>, without: &[u32], depth: usize) -> Vec<u32> {
+    list.into_iter().filter(|one| without.binary_search(one).is_err()).take(depth).collect()
 }
 
 fn ordinals(hits: Vec<Vec<ragtune_index::Hit>>) -> Found {
@@ -204,6 +271,13 @@ mod tests {
         assert_eq!(by_rank(&lists, 0, 3), [1, 2, 5]);
         assert_eq!(by_rank(&lists, 0, 99), [1, 2, 5, 7, 8, 9]);
         assert!(by_rank(&[], 1, 3).is_empty());
+    }
+
+    #[test]
+    fn what_fitted_a_map_measures_nothing() {
+        assert_eq!(others(vec![5, 1, 9, 7], &[1, 7], 2), [5, 9]);
+        assert_eq!(others(vec![5, 1, 9, 7], &[1, 5, 7], 2), [9]);
+        assert_eq!(others(vec![5, 1, 9], &[], 2), [5, 1]);
     }
 
     #[test]
