@@ -142,7 +142,8 @@ mod tests {
         let compact =
             |corpus: &Corpus| corpus.compact(&corpus.lock("a test")?, &GraphParams::default(), &mut |_| {}).map(drop);
         let open = |corpus: &Corpus| Corpus::open(corpus.dir()).map(drop);
-        let cases: [(&str, &[&dyn Fn(&Corpus) -> Outcome]); 3] =
+        type Commands<'c> = &'c [&'c dyn Fn(&Corpus) -> Outcome];
+        let cases: [(&str, Commands<'_>); 3] =
             [(TEXTS, &[&mend, &append, &delete]), (vouch::MANIFESTS, &[&mend, &open]), (MANIFEST, &[&mend, &compact])];
         for (file, commands) in cases {
             let dir = tempfile::tempdir().unwrap();

@@ -43,11 +43,7 @@ pub(crate) fn broken(corpus: &Corpus) -> Result<Vec<Broken>> {
     for path in entries(&table.tags_dir())? {
         let Some(tag) = name(&path).strip_suffix(".json").map(str::to_string) else { continue };
         let Some((_, number)) = survey::owner_of(&tag) else { continue };
-        let version = std::fs::read(&path)
-            .ok()
-            .and_then(|content| serde_json::from_slice::<serde_json::Value>(&content).ok())
-            .and_then(|content| content.get("version")?.as_u64());
-        let what = match version {
+        let what = match Table::tagged(&path) {
             None => "it cannot be read".to_string(),
             // Listed again: a writer may have moved it to a version that it committed meanwhile.
             Some(version) if !versions.contains(&version) && !table.lists(version)? => {

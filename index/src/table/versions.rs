@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lance::dataset::refs::TagContents;
 
@@ -29,6 +29,12 @@ impl Table {
         let mut found: Vec<(String, u64)> = found.into_iter().map(|(tag, content)| (tag, content.version)).collect();
         found.sort();
         Ok(found)
+    }
+
+    /// The version that the file of a tag protects; none where it cannot be read as Lance reads it. One such file fails the
+    /// listing of all, so that a version alone would not do.
+    pub(crate) fn tagged(file: &Path) -> Option<u64> {
+        serde_json::from_slice::<TagContents>(&fs::read(file).ok()?).ok().map(|content| content.version)
     }
 
     /// Protects a version from removal.

@@ -228,7 +228,8 @@ fn the_protection_of_a_base_follows_its_generation_and_others_stay() {
             .map(|info| info.passages)
             .collect()
     };
-    let changes: [(&dyn Fn(&Corpus), usize); 3] = [
+    type Change<'c> = &'c dyn Fn(&Corpus);
+    let changes: [(Change<'_>, usize); 3] = [
         (&|corpus| assert_eq!(crate::changing::append(corpus, &by, 200..220, &all).passages, 20), 220),
         (&|corpus| assert_eq!(crate::changing::delete(corpus, 0..5).passages, 5), 215),
         (&|corpus| assert_eq!(crate::past::compact(corpus).dropped, 5), 215),
