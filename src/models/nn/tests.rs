@@ -335,17 +335,18 @@ pub(super) fn what_cannot_be_computed_is_refused_by_name() {
     refused(linear_log_prob(&q, &f32s(&[9, 8]), &Tensor::new(&[9u32; 5], &device).unwrap(), None), "`9`");
 }
 
+/// Φ by its power series about 0 in f64: Σ (−1)ⁿ x^(2n+1) / (2ⁿ n! (2n+1)), good to |x| < 6.
+fn distribution(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / (2.0 * f64::from(n));
+        sum += term / f64::from(2 * n + 1);
+    }
+    0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
+}
+
 #[test]
 fn gelu_stays_within_two_ten_millionths() {
-    // Φ by its power series about 0 in f64: Σ (−1)ⁿ x^(2n+1) / (2ⁿ n! (2n+1)), good to |x| < 6.
-    let distribution = |x: f64| {
-        let (mut term, mut sum) = (x, x);
-        for n in 1..200 {
-            term *= -x * x / (2.0 * f64::from(n));
-            sum += term / f64::from(2 * n + 1);
-        }
-        0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
-    };
     let x: Vec<f32> = (-55_000..=55_000).map(|i| i as f32 * 1e-4).collect();
     let tensor = Tensor::new(x.as_slice(), &Device::Cpu).unwrap();
     let alone = activate(&tensor, Activation::Gelu).unwrap();
@@ -375,9 +376,8 @@ fn gelu_far_out_and_of_no_number() {
             _ if x.is_infinite() => assert!(!y.is_finite()),
             _ if x > 5.0 => assert_eq!(y, x),
             _ if x < -5.0 => assert!((-1e-7..=0.0).contains(&y), "gelu({x}) = {y}"),
-            _ => assert!(
-                (y - [0.0, 0.841_344_7, -0.158_655_3][usize::from(x != 0.0) + usize::from(x <= -1.0)]).abs() < 1e-7
-            ),
+            // The bound of the test above: the formula of processors without AVX-512 uses more of it than the table of the others.
+            _ => assert!((f64::from(y) - f64::from(x) * distribution(f64::from(x))).abs() < 2e-7, "gelu({x}) = {y}"),
         }
         assert_eq!(
             y.to_bits(),
