@@ -217,7 +217,8 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memo_mib: Option<usize>,
-    /// Train the passage side too: every stored vector goes stale with each step [default: false].
+    /// Train the passage side too: every stored vector goes stale with each step [default: true where `--refresh-every` or
+    /// `--refresh-schedule` asks for refreshes and the strategy can move passages, else false].
     #[arg(long, value_name = "BOOL", num_args = 1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_passages: Option<bool>,
@@ -337,4 +338,20 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+}
+
+#[cfg(test)]
+impl TrainArgs {
+    /// What a run of `joint` needs to be said of, and nothing else.
+    pub fn of_tests() -> Self {
+        Self {
+            strategy: Some("joint".into()),
+            index: Some("index".into()),
+            questions: Some("train.jsonl".into()),
+            eval_questions: Some("dev.jsonl".into()),
+            generator: Some("generator".into()),
+            out: Some("run".into()),
+            ..Self::default()
+        }
+    }
 }

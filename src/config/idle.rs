@@ -124,15 +124,7 @@ mod tests {
             (|a| (a.strategy, a.refresh_every) = (Some("generator".into()), Some(2)), "generator", "leave"),
         ];
         for (change, says, hint) in cases {
-            let mut args = TrainArgs {
-                strategy: Some("joint".into()),
-                index: Some("index".into()),
-                questions: Some("train.jsonl".into()),
-                eval_questions: Some("dev.jsonl".into()),
-                generator: Some("generator".into()),
-                out: Some("run".into()),
-                ..TrainArgs::default()
-            };
+            let mut args = TrainArgs::of_tests();
             change(&mut args);
             let config = TrainConfig::resolve(&args).unwrap();
             let error = refuse_idle(&config, &given(&args).unwrap(), false).unwrap_err();
@@ -143,15 +135,9 @@ mod tests {
         // The same questions where a search is decided by them, and no refresh where nothing moves.
         let searched = |name: &str| BTreeSet::from([name.to_owned()]);
         let args = TrainArgs {
-            strategy: Some("joint".into()),
-            index: Some("index".into()),
-            questions: Some("train.jsonl".into()),
-            eval_questions: Some("dev.jsonl".into()),
-            generator: Some("generator".into()),
-            out: Some("run".into()),
             refresh: Some("question".into()),
             selection_questions: Some("selection.jsonl".into()),
-            ..TrainArgs::default()
+            ..TrainArgs::of_tests()
         };
         let config = TrainConfig::resolve(&args).unwrap();
         refuse_idle(&config, &searched("selection-questions"), true).unwrap();

@@ -4,6 +4,8 @@ mod check;
 mod defaults;
 mod idle;
 mod named;
+mod reading;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -219,7 +221,9 @@ impl TrainConfig {
                 table.extend(args.dro.iter().cloned());
             }
         }
-        Self::complete(settings, &given(args)?)
+        let config = Self::complete(settings, &given(args)?)?;
+        config.check_typed(&typed)?;
+        Ok(config)
     }
 
     /// Settings given as TOML alone, as one row of a comparison is.
@@ -237,6 +241,7 @@ impl TrainConfig {
         if let Some(name) = settings.get("strategy").and_then(|name| name.as_str()) {
             strategies::find(name)?;
         }
+        let settings = following(settings);
         let missing: Vec<String> =
             REQUIRED.iter().filter(|name| !settings.contains_key(**name)).map(|name| format!("`{name}`")).collect();
         let config: Self = serde_json::from_value(serde_json::Value::Object(settings.clone())).map_err(|source| {
@@ -347,6 +352,21 @@ impl TrainConfig {
     pub fn trains_passages(&self) -> Result<bool> {
         Ok(self.stages()?.iter().any(|stage| stage.trains.passages))
     }
+}
+
+/// Whoever asks for refreshes means passages to move: where nothing is said of them, they do, if the strategy can move any.
+fn following(mut settings: serde_json::Map<String, serde_json::Value>) -> serde_json::Map<String, serde_json::Value> {
+    let every = settings.get("refresh-every").and_then(serde_json::Value::as_u64).unwrap_or_default();
+    let asked = every > 0 || settings.contains_key("refresh-schedule");
+    let strategy = settings.get("strategy").and_then(|name| name.as_str()).and_then(|name| strategies::find(name).ok());
+    let moves = |strategy: &Strategy| {
+        let stages = (strategy.stages)(&Recipe { train_passages: true, ..Recipe::default() });
+        stages.is_ok_and(|stages| stages.iter().any(|stage| stage.trains.passages))
+    };
+    if asked && !settings.contains_key("train-passages") && strategy.is_some_and(moves) {
+        settings.insert("train-passages".to_owned(), true.into());
+    }
+    settings
 }
 
 /// The modules that get an adapter unless others are named.

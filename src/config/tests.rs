@@ -2,24 +2,12 @@
 
 use super::*;
 
-fn complete() -> TrainArgs {
-    TrainArgs {
-        strategy: Some("joint".into()),
-        index: Some("index".into()),
-        questions: Some("train.jsonl".into()),
-        eval_questions: Some("dev.jsonl".into()),
-        generator: Some("generator".into()),
-        out: Some("run".into()),
-        ..TrainArgs::default()
-    }
-}
-
 #[test]
 fn flags_win_over_the_file_and_the_run_folder_reads_back_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.toml");
     std::fs::write(&file, "steps = 7\ntop-k = 3\nlr-encoder = 1e-6\n").unwrap();
-    let args = TrainArgs { config: Some(file.clone()), top_k: Some(4), ..complete() };
+    let args = TrainArgs { config: Some(file.clone()), top_k: Some(4), ..TrainArgs::of_tests() };
     let config = TrainConfig::resolve(&args).unwrap();
     assert_eq!((config.dropout, config.lora_dropout), (Dropping::Off, 0.0));
     assert_eq!((config.steps, config.top_k, config.lr_encoder, config.batch_size), (7, 4, 1e-6, 8));
@@ -28,7 +16,8 @@ fn flags_win_over_the_file_and_the_run_folder_reads_back_the_same() {
     std::fs::write(&file, "dropout = 0.2\n").unwrap();
     for (typed, dropping) in [(None, Dropping::Share(0.2)), (Some("config".into()), Dropping::Config)] {
         let config =
-            TrainConfig::resolve(&TrainArgs { config: Some(file.clone()), dropout: typed, ..complete() }).unwrap();
+            TrainConfig::resolve(&TrainArgs { config: Some(file.clone()), dropout: typed, ..TrainArgs::of_tests() })
+                .unwrap();
         assert_eq!(config.dropout, dropping);
         std::fs::write(folder.path().join("config.toml"), config.to_toml().unwrap()).unwrap();
         assert_eq!(TrainConfig::of_run(folder.path()).unwrap(), config);
@@ -43,7 +32,9 @@ fn flags_win_over_the_file_and_the_run_folder_reads_back_the_same() {
 
 #[test]
 fn everything_that_is_missing_is_named_at_once() {
-    let error = TrainConfig::resolve(&TrainArgs { out: None, generator: None, ..complete() }).unwrap_err().to_string();
+    let error = TrainConfig::resolve(&TrainArgs { out: None, generator: None, ..TrainArgs::of_tests() })
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`generator`, `out`") && !error.contains("index"), "{error}");
     // What is required is what has no default, no more and no less.
     let given =
@@ -58,9 +49,24 @@ fn everything_that_is_missing_is_named_at_once() {
 }
 
 #[test]
+fn whoever_asks_for_refreshes_means_passages_to_move() {
+    let moves = |change: fn(&mut TrainArgs)| {
+        let mut args = TrainArgs::of_tests();
+        change(&mut args);
+        TrainConfig::resolve(&args).unwrap().train_passages
+    };
+    assert!(!moves(|_| {}));
+    assert!(moves(|args| args.refresh_every = Some(500)));
+    assert!(moves(|args| args.refresh_schedule = Some("0-100:5".into())));
+    assert!(!moves(|args| args.refresh_every = Some(0)));
+    assert!(!moves(|args| (args.refresh_every, args.train_passages) = (Some(500), Some(false))));
+    assert!(!moves(|args| (args.refresh_every, args.strategy) = (Some(500), Some("generator".into()))));
+}
+
+#[test]
 fn how_answers_are_learnt_and_how_they_are_read_are_two_settings() {
     let resolved = |change: fn(&mut TrainArgs)| {
-        let mut args = complete();
+        let mut args = TrainArgs::of_tests();
         change(&mut args);
         let config = TrainConfig::resolve(&args).unwrap();
         let order = config.eval_order().unwrap();
@@ -87,7 +93,7 @@ fn how_answers_are_learnt_and_how_they_are_read_are_two_settings() {
 fn passages_are_read_in_the_order_that_was_learnt_unless_another_is_asked_for() {
     let order = |strategy: &str, reader: Option<&str>, order: Option<&str>| {
         let (eval_reader, eval_order) = (reader.map(str::to_owned), order.map(str::to_owned));
-        let args = TrainArgs { strategy: Some(strategy.into()), eval_reader, eval_order, ..complete() };
+        let args = TrainArgs { strategy: Some(strategy.into()), eval_reader, eval_order, ..TrainArgs::of_tests() };
         TrainConfig::resolve(&args).map(|config| config.eval_order().unwrap())
     };
     assert_eq!(order("noisy-context", None, None).unwrap(), Order::BothEnds);
@@ -104,7 +110,7 @@ fn passages_are_read_in_the_order_that_was_learnt_unless_another_is_asked_for() 
 #[test]
 fn a_model_of_the_hub_stays_at_the_commit_the_run_began_with() {
     let folder = tempfile::tempdir().unwrap();
-    let args = TrainArgs { generator: Some("owner/name@v1".into()), ..complete() };
+    let args = TrainArgs { generator: Some("owner/name@v1".into()), ..TrainArgs::of_tests() };
     let mut config = TrainConfig::resolve(&args).unwrap();
     let typed = Path::new("owner/name@v1");
     assert_eq!(config.pinned("generator", typed), typed);
@@ -124,7 +130,7 @@ fn a_model_of_the_hub_stays_at_the_commit_the_run_began_with() {
 #[test]
 fn settings_that_contradict_each_other_are_refused_before_any_work() {
     let refused = |change: fn(&mut TrainArgs)| {
-        let mut args = complete();
+        let mut args = TrainArgs::of_tests();
         change(&mut args);
         TrainConfig::resolve(&args).unwrap_err()
     };

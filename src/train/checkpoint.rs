@@ -99,18 +99,13 @@ impl State {
 
     /// What was noticed in training so far.
     pub fn noticed(&self) -> Noticed {
-        Noticed {
-            flat: self.flat,
-            remembered: self.remembered,
-            prompts: self.prompts,
-            truncated_prompts: self.truncated_prompts,
-        }
+        Noticed { remembered: self.remembered, prompts: self.prompts, truncated_prompts: self.truncated_prompts }
     }
 
     /// Takes over what was noticed when a stage was trained elsewhere.
     pub fn notice(&mut self, noticed: &Noticed) {
-        let Noticed { flat, remembered, prompts, truncated_prompts } = self.noticed().and(noticed);
-        (self.flat, self.remembered) = (flat, remembered);
+        let Noticed { remembered, prompts, truncated_prompts } = self.noticed().and(noticed);
+        self.remembered = remembered;
         (self.prompts, self.truncated_prompts) = (prompts, truncated_prompts);
     }
 

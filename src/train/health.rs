@@ -99,15 +99,7 @@ mod tests {
     use crate::cli::TrainArgs;
 
     fn config(change: impl FnOnce(&mut TrainArgs)) -> TrainConfig {
-        let mut args = TrainArgs {
-            strategy: Some("joint".into()),
-            index: Some("index".into()),
-            questions: Some("train.jsonl".into()),
-            eval_questions: Some("dev.jsonl".into()),
-            generator: Some("generator".into()),
-            out: Some("run".into()),
-            ..TrainArgs::default()
-        };
+        let mut args = TrainArgs::of_tests();
         change(&mut args);
         TrainConfig::resolve(&args).unwrap()
     }

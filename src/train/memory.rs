@@ -331,16 +331,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_the_flags_to_change() {
-        let config = crate::config::TrainConfig::resolve(&crate::cli::TrainArgs {
-            strategy: Some("joint".into()),
-            index: Some("index".into()),
-            questions: Some("train.jsonl".into()),
-            eval_questions: Some("dev.jsonl".into()),
-            generator: Some("generator".into()),
-            out: Some("run".into()),
-            ..Default::default()
-        })
-        .unwrap();
+        let config = crate::config::TrainConfig::resolve(&crate::cli::TrainArgs::of_tests()).unwrap();
         let estimate = Estimate { loaded: 1e9, training: 2e9, activations: 6e9, ..Estimate::default() };
         estimate.check(6.5e9, &config).unwrap();
         let error = estimate.check(6e9, &config).unwrap_err();

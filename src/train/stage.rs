@@ -111,6 +111,7 @@ impl Trainer<'_> {
         }
         let refreshes = self.state.refreshes.get(self.state.refreshes_before..).unwrap_or_default();
         record.refreshes = moved(refreshes, |step| step - before);
+        record.noticed = self.state.noticed().since(&self.state.noticed_before);
         record.signals = self.state.signals;
         let file = self.run.dir().join(METRICS_FILE);
         // A stage of no steps has no curve.

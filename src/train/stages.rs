@@ -49,6 +49,9 @@ pub struct StageRecord {
     pub digests: BTreeMap<String, String>,
     /// Its refreshes; steps are counted from its own first.
     pub refreshes: Vec<RefreshRecord>,
+    /// What was noticed while it trained.
+    #[serde(default)]
+    pub noticed: Noticed,
     /// What its questions gave to learn from.
     #[serde(default)]
     pub signals: Signals,
@@ -60,8 +63,6 @@ pub struct StageRecord {
 /// stage, whoever trained it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Noticed {
-    /// How many questions gave no direction to learn in, of how many looked at.
-    pub flat: (u64, u64),
     /// What was remembered of the frozen generator instead of being computed.
     pub remembered: Remembered,
     /// Prompts made.
@@ -75,7 +76,6 @@ impl Noticed {
     pub fn and(&self, other: &Self) -> Self {
         let (ours, theirs) = (&self.remembered, &other.remembered);
         Self {
-            flat: (self.flat.0 + other.flat.0, self.flat.1 + other.flat.1),
             remembered: Remembered {
                 prompts: ours.prompts + theirs.prompts,
                 computed: ours.computed + theirs.computed,
@@ -91,7 +91,6 @@ impl Noticed {
     pub fn since(&self, before: &Self) -> Self {
         let (now, then) = (&self.remembered, &before.remembered);
         Self {
-            flat: (self.flat.0.saturating_sub(before.flat.0), self.flat.1.saturating_sub(before.flat.1)),
             remembered: Remembered {
                 prompts: now.prompts.saturating_sub(then.prompts),
                 computed: now.computed.saturating_sub(then.computed),
@@ -199,7 +198,6 @@ mod tests {
     #[test]
     fn what_was_noticed_adds_up_over_stages() {
         let noticed = |n: u64| Noticed {
-            flat: (n, 2 * n),
             remembered: Remembered { prompts: n, computed: 3 * n, tokens: 4 * n, flops: n as f64 },
             prompts: 5 * n,
             truncated_prompts: 6 * n,

@@ -28,8 +28,9 @@ struct Making {
 pub fn make(file: &Path) -> Result<Option<Vec<PathBuf>>> {
     let comparing = read(file)?;
     let mut rows = comparing.resolve()?;
+    comparing.check_questions(&rows)?;
     refuse_idle_rows(&comparing, &rows)?;
-    let interrupted = training::interruptible()?;
+    let mut making = Making { interrupted: training::interruptible()?, present: Present::default() };
     let mut searched: Vec<Vec<SearchPoint>> = Vec::with_capacity(rows.len());
     let mut notes: Vec<Vec<String>> = vec![Vec::new(); rows.len()];
     let mut folders = Vec::new();
