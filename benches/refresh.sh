@@ -8,7 +8,7 @@
 # all sets and more), POLICIES ("full full-reuse background drift rows lazy lazy+full adapter never question"), STRATEGY (joint;
 # embedder), STEPS (120), EVERY (40), BATCH (4), TOP_K (4), SEEDS (0), EVAL_LIMIT (200 of 300 questions), LR_ENCODER (2e-5),
 # LR_GENERATOR (2e-4), GENERATOR (qa-llama), DEPTH (20) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter,
-# PRECISION (f32; bf16, int8) of passages, SHARED (../shared).
+# PRECISION (f32; bf16, int8) of passages, MAX_LENGTH (the encoder's own, 256; tokens that it reads of a text), SHARED (../shared).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/setup.sh
@@ -16,7 +16,14 @@ out="${1:?usage: bash benches/refresh.sh FOLDER}"
 shared="${SHARED:-../shared}"
 ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
 policies="${POLICIES:-full full-reuse background drift rows lazy lazy+full adapter never question}"
+encoder="$shared/models/all-MiniLM-L6-v2"
 mkdir -p "$out"
+if [ -n "${MAX_LENGTH:-}" ] && [ ! -d "$out/encoder" ]; then
+  cp -rL "$encoder" "$out/encoder"
+  chmod -R u+w "$out/encoder"
+  printf '{"max_seq_length": %s, "do_lower_case": false}\n' "$MAX_LENGTH" >"$out/encoder/sentence_bert_config.json"
+fi
+[ -z "${MAX_LENGTH:-}" ] || encoder="$out/encoder"
 data="$shared/data/${SET:-nq-qed}"
 corpus="${CORPUS:-$data/corpus.jsonl}"
 [ -f "$out/test.jsonl" ] ||
@@ -26,7 +33,7 @@ if [ ! -d "$out/index" ]; then
     gzip -dc "$corpus" >"$out/corpus.jsonl"
     corpus="$out/corpus.jsonl"
   fi
-  "$ragtune" index build --corpus "$corpus" --encoder "$shared/models/all-MiniLM-L6-v2" --precision "${PRECISION:-f32}" --out "$out/index"
+  "$ragtune" index build --corpus "$corpus" --encoder "$encoder" --precision "${PRECISION:-f32}" --out "$out/index"
 fi
 # Rows are paragraphs; those of policies that were not asked for are left out.
 awk -v wanted=" $policies " 'BEGIN { RS = ""; ORS = "\n\n" }

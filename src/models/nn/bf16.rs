@@ -1,5 +1,5 @@
 //! y = x · Wᵀ + b with both sides rounded to bf16 and sums in f32: half the memory of a frozen weight, and up to twice the
-//! speed where the processor multiplies bf16.
+//! speed where the processor multiplies bf16; elsewhere the speed of f32.
 //!
 //! bf16 is the upper half of an f32. Rounding is to the nearest, ties to even; sums run in f32 in the order of the inputs.
 
@@ -138,17 +138,21 @@ impl Packed {
         let pairs = self.input.div_ceil(2);
         let mut y = unwritten(x.len() / self.input * self.out);
         each_job(&mut y, self.out, |rows, outputs, y| {
-            let mut rounded = vec![0u16; rows.len() * pairs * 2];
+            let mut rounded = Rounded { values: vec![0; rows.len() * pairs * 2], wide: Vec::new() };
             let x = &x[rows.start * self.input..rows.end * self.input];
-            for (x, rounded) in x.chunks_exact(self.input).zip(rounded.chunks_exact_mut(pairs * 2)) {
+            for (x, rounded) in x.chunks_exact(self.input).zip(rounded.values.chunks_exact_mut(pairs * 2)) {
                 round_row(x, &mut rounded[..self.input]);
+            }
+            if by_floats() {
+                rounded.wide = unwritten(rounded.values.len());
+                widen_all(&rounded.values, &mut rounded.wide);
             }
             self.tiles(&rounded, rows, outputs, y);
         });
         y
     }
 
-    fn tiles(&self, x: &[u16], rows: Range<usize>, outputs: Range<usize>, mut y: Part<'_>) {
+    fn tiles(&self, x: &Rounded, rows: Range<usize>, outputs: Range<usize>, mut y: Part<'_>) {
         let pairs = self.input.div_ceil(2);
         let padded = self.out.div_ceil(LANES) * LANES;
         let mut sums = [0f32; TILE_ROWS * TILE_BLOCKS * LANES];
@@ -157,7 +161,7 @@ impl Packed {
             let weights = &self.values[first * pairs * 2..(first + blocks * LANES) * pairs * 2];
             for row in (0..rows.len()).step_by(TILE_ROWS) {
                 let count = TILE_ROWS.min(rows.len() - row);
-                tile(&x[row * pairs * 2..(row + count) * pairs * 2], weights, pairs, blocks, &mut sums);
+                tile(x, row * pairs * 2..(row + count) * pairs * 2, weights, pairs, blocks, &mut sums);
                 let own = first..(first + blocks * LANES).min(self.out);
                 for (i, sums) in sums.chunks_exact(blocks * LANES).take(count).enumerate() {
                     y.row(rows.start + row + i, own.clone()).copy_from_slice(&sums[..own.len()]);
@@ -194,12 +198,49 @@ fn widen(x: u16) -> f32 {
     f32::from_bits(u32::from(x) << 16)
 }
 
-/// Sums of `x.len() / (2·pairs)` rows with `blocks` blocks of outputs; row by row into `sums`.
-fn tile(x: &[u16], weights: &[u16], pairs: usize, blocks: usize, sums: &mut [f32]) {
+simd! {
+    fn widen_all(values: &[u16], floats: &mut [f32]) {
+        for (float, &value) in floats.iter_mut().zip(values) {
+            *float = widen(value);
+        }
+    }
+}
+
+/// Rows of x as bf16, padded with 0 to whole pairs.
+struct Rounded {
+    values: Vec<u16>,
+    /// The same as f32, where the processor multiplies no bf16.
+    wide: Vec<f32>,
+}
+
+/// Whether the processor multiplies pairs of bf16.
+fn by_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f") {
-        let rows = x.len() / (2 * pairs);
-        assert!(weights.len() == blocks * pairs * LANES * 2 && sums.len() >= rows * blocks * LANES);
+    return std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether it multiplies eight f32 at a time, and no bf16.
+fn by_floats() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return !by_pairs() && std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Sums of `own.len() / (2·pairs)` rows of `x` with `blocks` blocks of outputs; row by row into `sums`.
+fn tile(x: &Rounded, own: Range<usize>, weights: &[u16], pairs: usize, blocks: usize, sums: &mut [f32]) {
+    let rows = own.len() / (2 * pairs);
+    assert!(weights.len() == blocks * pairs * LANES * 2 && sums.len() >= rows * blocks * LANES);
+    #[cfg(target_arch = "x86_64")]
+    if by_floats() {
+        // SAFETY: the processor has what is asked for, and every length was checked just now.
+        return unsafe { avx2::tile(&x.wide[own], weights, pairs, blocks, sums) };
+    }
+    let x = &x.values[own];
+    #[cfg(target_arch = "x86_64")]
+    if by_pairs() {
         // Ragged tiles at the edges go row by row, so that a row has the same bits wherever it stands.
         // SAFETY: the processor has what is asked for, and every length was checked just now.
         unsafe {
@@ -268,6 +309,9 @@ unsafe fn tile_avx512<const R: usize, const B: usize>(x: &[u16], weights: &[u16]
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@
 //! y[r][o] ≈ step[r] · scale[o] · Σ u·w + low[r] · scale[o] · Σ w + b[o].
 //! ```
 //!
-//! The sums are exact integers: a processor with AVX-512 VNNI and one without give the same bits.
+//! The sums are exact integers: processors with AVX-512 VNNI, with AVX2 and with neither give the same bits.
 
 use std::ops::Range;
 
@@ -109,8 +109,8 @@ impl Int8Matrix {
             let weights = &self.packed[first * groups * 4..(first + blocks * LANES) * groups * 4];
             for row in (0..rows.len()).step_by(TILE_ROWS) {
                 let count = TILE_ROWS.min(rows.len() - row);
-                let u = &x.values[row * groups * 4..(row + count) * groups * 4];
-                tile(u, weights, groups, blocks, &mut sums);
+                let own = row * groups * 4..(row + count) * groups * 4;
+                tile(x, own, weights, groups, blocks, &mut sums);
                 let own = first..(first + blocks * LANES).min(self.out);
                 for (i, sums) in sums.chunks_exact(blocks * LANES).take(count).enumerate() {
                     finish(
@@ -139,6 +139,8 @@ simd! {
 #[derive(Default)]
 struct Rounded {
     values: Vec<u8>,
+    /// The same in 16 bits, where the processor multiplies no bytes.
+    wide: Vec<i16>,
     step: Vec<f32>,
     low: Vec<f32>,
 }
@@ -159,7 +161,36 @@ impl Rounded {
             self.step.push(step);
             self.low.push(if (high - low).is_finite() { low } else { f32::NAN });
         }
+        self.wide.clear();
+        if by_words() {
+            self.wide.resize(self.values.len(), 0);
+            widen(&self.values, &mut self.wide);
+        }
     }
+}
+
+simd! {
+    fn widen(values: &[u8], words: &mut [i16]) {
+        for (word, &value) in words.iter_mut().zip(values) {
+            *word = i16::from(value);
+        }
+    }
+}
+
+/// Whether the processor multiplies four bytes at a time.
+fn by_bytes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether it multiplies pairs of 16 bits, and no bytes.
+fn by_words() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return !by_bytes() && std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 simd! {
@@ -200,12 +231,18 @@ simd! {
     }
 }
 
-/// Σ u·w of `u.len() / (4·groups)` rows with `blocks` blocks of outputs; row by row into `sums`.
-fn tile(u: &[u8], weights: &[i8], groups: usize, blocks: usize, sums: &mut [i32]) {
+/// Σ u·w of `own.len() / (4·groups)` rows of `x` with `blocks` blocks of outputs; row by row into `sums`.
+fn tile(x: &Rounded, own: Range<usize>, weights: &[i8], groups: usize, blocks: usize, sums: &mut [i32]) {
+    let rows = own.len() / (4 * groups);
+    assert!(weights.len() == blocks * groups * LANES * 4 && sums.len() >= rows * blocks * LANES);
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512f") {
-        let rows = u.len() / (4 * groups);
-        assert!(weights.len() == blocks * groups * LANES * 4 && sums.len() >= rows * blocks * LANES);
+    if by_words() {
+        // SAFETY: the processor has what is asked for, and every length was checked just now.
+        return unsafe { avx2::tile(&x.wide[own], weights, groups, blocks, sums) };
+    }
+    let u = &x.values[own];
+    #[cfg(target_arch = "x86_64")]
+    if by_bytes() {
         // SAFETY: the processor has what is asked for, and every length was checked just now.
         unsafe {
             if rows == TILE_ROWS && blocks == TILE_BLOCKS {
@@ -223,6 +260,11 @@ fn tile(u: &[u8], weights: &[i8], groups: usize, blocks: usize, sums: &mut [i32]
         }
         return;
     }
+    plain(u, weights, groups, blocks, sums);
+}
+
+/// [`tile`] on every processor.
+fn plain(u: &[u8], weights: &[i8], groups: usize, blocks: usize, sums: &mut [i32]) {
     for (row, sums) in u.chunks_exact(groups * 4).zip(sums.chunks_exact_mut(blocks * LANES)) {
         for (block, sums) in weights.chunks_exact(groups * LANES * 4).zip(sums.chunks_exact_mut(LANES)) {
             sums.fill(0);
@@ -267,6 +309,9 @@ unsafe fn tile_vnni<const R: usize, const B: usize>(u: &[u8], weights: &[i8], gr
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +339,27 @@ mod tests {
         for (row, all) in all.iter().enumerate() {
             let alone = matrix.forward(&x.narrow(0, row, 1).unwrap()).unwrap().to_vec2::<f32>().unwrap();
             assert_eq!(&alone[0], all, "row {row}");
+        }
+    }
+
+    /// What this processor does against the plain loop, at the ends of both ranges, where 16 bits would overflow first.
+    #[test]
+    fn every_processor_gives_the_same_bits() {
+        let (groups, blocks) = (33, 3);
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 24
+        };
+        let weights: Vec<i8> =
+            (0..blocks * groups * LANES * 4).map(|_| [-127, 127, 0, 1][next() as usize % 4]).collect();
+        for rows in 1..=TILE_ROWS {
+            let values: Vec<u8> = (0..rows * groups * 4).map(|_| [255, 255, 0, 254][next() as usize % 4]).collect();
+            let x = Rounded { wide: values.iter().map(|&u| i16::from(u)).collect(), values, ..Rounded::default() };
+            let (mut got, mut want) = (vec![7; rows * blocks * LANES], vec![9; rows * blocks * LANES]);
+            tile(&x, 0..rows * groups * 4, &weights, groups, blocks, &mut got);
+            plain(&x.values, &weights, groups, blocks, &mut want);
+            assert_eq!(got, want, "{rows} rows");
         }
     }
 
