@@ -44,6 +44,7 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
         (None, None) => crate::models::Precision::F32,
     };
     device::check_precision(&args.device, precision)?;
+    device::slow_precision(precision).iter().for_each(|note| eprintln!("warning: {note}"));
     let typed = match &args.encoder {
         Some(name) => name.clone(),
         None => default_encoder(&corpus)?,

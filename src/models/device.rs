@@ -6,6 +6,7 @@
 use candle_core::Device;
 
 use super::Precision;
+use super::nn::{Bf16Matrix, Int8Matrix};
 use crate::error::{Error, Result};
 
 /// A device by its name in settings.
@@ -67,6 +68,19 @@ pub fn check_precision(device: &str, precision: Precision) -> Result<()> {
     }
     Err(Error::new(format!("`--precision {}` is for `--device cpu`, and the device is `{device}`", precision.name()))
         .hint("leave `--precision` out for f32, or use `--device cpu`"))
+}
+
+/// What to say of a precision that this processor has no instructions for, where it is slower than f32.
+pub fn slow_precision(precision: Precision) -> Option<String> {
+    let quick = match precision {
+        Precision::F32 => true,
+        Precision::Bf16 => Bf16Matrix::is_quick(),
+        Precision::Int8 => Int8Matrix::is_quick(),
+    };
+    let name = precision.name();
+    (!quick).then(|| {
+        format!("this processor has no instructions for `--precision {name}`: f32 is several times as fast here")
+    })
 }
 
 /// Lets CUDA round the inputs of f32 products to TF32 from now on: several times faster, with three digits instead of seven. Off
@@ -139,5 +153,18 @@ mod tests {
             assert!(refused.is_none_or(|error| error.contains(precision.name()) && error.contains("`cuda:1`")));
         }
         assert_eq!(free_bytes(&Device::Cpu), None);
+    }
+
+    #[test]
+    fn a_precision_without_instructions_is_said_and_named() {
+        #[cfg(target_arch = "x86_64")]
+        let quick = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+        #[cfg(not(target_arch = "x86_64"))]
+        let quick = false;
+        for precision in Precision::ALL {
+            let said = slow_precision(precision);
+            assert_eq!(said.is_none(), quick || precision == Precision::F32, "{said:?}");
+            assert!(said.is_none_or(|said| said.contains(precision.name())));
+        }
     }
 }

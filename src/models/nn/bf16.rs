@@ -28,6 +28,11 @@ impl fmt::Debug for Bf16Matrix {
 }
 
 impl Bf16Matrix {
+    /// Whether this processor has instructions for it; elsewhere a plain loop takes several times as long as f32.
+    pub fn is_quick() -> bool {
+        by_pairs() || by_floats()
+    }
+
     /// Rounds `weight` (Out, In), f32. Without `gradients` the product has no backward pass and takes half the memory.
     pub fn new(weight: &Tensor, gradients: bool) -> Result<Self> {
         check_on_cpu("bf16 weights", weight)?;

@@ -194,7 +194,7 @@ pub(super) fn multiply(x: &[f32], weight: Weight<'_>, (out, input): (usize, usiz
     let rows = x.len() / input;
     let mut y = unwritten(rows * out);
     #[cfg(target_arch = "x86_64")]
-    if rows <= skinny::FEW && packed::available() {
+    if rows <= skinny::FEW && skinny::available() {
         each_job(&mut y, out, |rows, outputs, mut y| {
             skinny::multiply(x, weight.values, input, outputs.clone(), &mut y);
             rows.for_each(|row| after.finish(row, outputs.clone(), out, y.row(row, outputs.clone())));

@@ -31,6 +31,11 @@ pub struct Int8Matrix {
 }
 
 impl Int8Matrix {
+    /// Whether this processor has instructions for it; elsewhere a plain loop takes several times as long as f32.
+    pub fn is_quick() -> bool {
+        by_bytes() || by_words()
+    }
+
     /// Rounds `weight` (Out, In), f32; `bias` (Out) stays f32.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         check_on_cpu("int8 weights", weight)?;

@@ -3,32 +3,38 @@
 //! Such a product is limited by how fast the weight comes from memory. A general product packs the weight first, which reads
 //! and writes it once more; here each row of the weight is read once, where it lies, and meets all rows of x on the way.
 
-use super::packed::available;
 use super::tiles::Part;
 
 /// The most rows that are few.
 pub(super) const FEW: usize = 16;
-/// Rows of x, and of the weight, that meet at a time: 16 registers of sums, 2 of weights and 1 of x, of the 32 there are.
+/// Rows of x, and of the weight, that meet at a time.
 const TILE: (usize, usize) = (8, 2);
+/// What they come to.
+type Sums = [[f32; TILE.1]; TILE.0];
 
-/// Outputs `outputs` of all rows; `x` (rows, In), `weight` (Out, In), dense. Needs `available()`.
+/// Whether the processor has what [`multiply`] needs.
+pub(super) fn available() -> bool {
+    super::packed::available()
+        || (std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"))
+}
+
+/// Outputs `outputs` of all rows; `x` (rows, In), `weight` (Out, In), dense. Needs [`available`]. A row's bits do not depend on the
+/// others.
 pub(super) fn multiply(x: &[f32], weight: &[f32], input: usize, outputs: std::ops::Range<usize>, y: &mut Part<'_>) {
     assert!(available() && weight.len() >= outputs.end * input && x.len().is_multiple_of(input));
     let rows = x.len() / input;
+    let sums_of: unsafe fn(*const f32, *const f32, usize, usize, usize) -> Sums = match super::packed::available() {
+        true => avx512::sums,
+        false => avx2::sums,
+    };
     let mut output = outputs.start;
     while output < outputs.end {
         let count = TILE.1.min(outputs.end - output);
         for row in (0..rows).step_by(TILE.0) {
             let size = TILE.0.min(rows - row);
-            // SAFETY: the processor has AVX-512, and both lie within their matrices by the lengths checked above.
+            // SAFETY: the processor has what the kernel asks for, and both lie within their matrices by the lengths checked above.
             let sums = unsafe {
-                let (x, weight) = (x.as_ptr().add(row * input), weight.as_ptr().add(output * input));
-                match (size, count) {
-                    (8, 2) => tile::<8, 2>(x, weight, input),
-                    (8, _) => tile::<8, 1>(x, weight, input),
-                    (_, 2) => tile_of::<2>(x, weight, input, size),
-                    (_, _) => tile_of::<1>(x, weight, input, size),
-                }
+                sums_of(x.as_ptr().add(row * input), weight.as_ptr().add(output * input), input, size, count)
             };
             for (i, sums) in sums.iter().enumerate().take(size) {
                 y.row(row + i, output..output + count).copy_from_slice(&sums[..count]);
@@ -38,76 +44,8 @@ pub(super) fn multiply(x: &[f32], weight: &[f32], input: usize, outputs: std::op
     }
 }
 
-/// Fewer than eight rows.
-///
-/// # Safety
-/// As for [`tile`], with `rows` rows of x.
-#[target_feature(enable = "avx512f")]
-unsafe fn tile_of<const W: usize>(
-    x: *const f32,
-    weight: *const f32,
-    input: usize,
-    rows: usize,
-) -> [[f32; TILE.1]; TILE.0] {
-    // SAFETY: promised by the caller.
-    unsafe {
-        match rows {
-            1 => tile::<1, W>(x, weight, input),
-            2 => tile::<2, W>(x, weight, input),
-            3 => tile::<3, W>(x, weight, input),
-            4 => tile::<4, W>(x, weight, input),
-            5 => tile::<5, W>(x, weight, input),
-            6 => tile::<6, W>(x, weight, input),
-            _ => tile::<7, W>(x, weight, input),
-        }
-    }
-}
-
-/// Sums of R rows of x with W rows of the weight: 16 lanes over the inputs, then the lanes, always in the same order.
-///
-/// # Safety
-/// `x` points to R and `weight` to W rows of `input` numbers.
-#[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize, const W: usize>(
-    x: *const f32,
-    weight: *const f32,
-    input: usize,
-) -> [[f32; TILE.1]; TILE.0] {
-    use std::arch::x86_64::{
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps, _mm512_reduce_add_ps, _mm512_setzero_ps,
-    };
-    let mut all = [[_mm512_setzero_ps(); W]; R];
-    let whole = input / 16 * 16;
-    // SAFETY: within the rows by what the caller promised; masked loads touch only the lanes of their mask.
-    unsafe {
-        for at in (0..whole).step_by(16) {
-            let w: [_; W] = std::array::from_fn(|i| _mm512_loadu_ps(weight.add(i * input + at)));
-            for (row, sums) in all.iter_mut().enumerate() {
-                let x = _mm512_loadu_ps(x.add(row * input + at));
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = _mm512_fmadd_ps(x, w, *sum);
-                }
-            }
-        }
-        if whole < input {
-            let mask = (1u16 << (input - whole)) - 1;
-            let w: [_; W] = std::array::from_fn(|i| _mm512_maskz_loadu_ps(mask, weight.add(i * input + whole)));
-            for (row, sums) in all.iter_mut().enumerate() {
-                let x = _mm512_maskz_loadu_ps(mask, x.add(row * input + whole));
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = _mm512_fmadd_ps(x, w, *sum);
-                }
-            }
-        }
-    }
-    let mut sums = [[0f32; TILE.1]; TILE.0];
-    for (to, from) in sums.iter_mut().zip(all) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = _mm512_reduce_add_ps(from);
-        }
-    }
-    sums
-}
+mod avx2;
+mod avx512;
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,34 @@ pub(super) const TILE_ROWS: usize = 8;
 /// Rows that one job takes at a time: their packed numbers and one strip of weights fit the second-level cache.
 const ROWS: usize = 64;
 
+/// Rows of a tile that 16 registers of 8 numbers hold: 8 of sums, up to 4 of weights, 1 of x, 1 of products.
+#[cfg(target_arch = "x86_64")]
+pub(super) const SMALL_ROWS: usize = 4;
+
+/// A tile of processors whose registers hold 8 numbers: [`SMALL_ROWS`] rows or fewer times a part of a block.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Small {
+    pub row: usize,
+    pub rows: usize,
+    pub block: usize,
+    /// Its first output in the block.
+    pub first: usize,
+}
+
+/// The small tiles of some rows and blocks that are cut into parts of `outputs`.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn small_tiles(rows: usize, blocks: usize, outputs: usize) -> impl Iterator<Item = Small> {
+    let parts = LANES / outputs;
+    (0..rows).step_by(SMALL_ROWS).flat_map(move |row| {
+        (0..blocks * parts).map(move |part| Small {
+            row,
+            rows: SMALL_ROWS.min(rows - row),
+            block: part / parts,
+            first: part % parts * outputs,
+        })
+    })
+}
+
 /// Runs `work(rows, outputs, y)` over all rows and outputs of a product with `out` outputs, in parallel; each job writes its
 /// own rows and outputs of `y` alone, through [`Part::row`]. Outputs begin at a strip.
 pub(super) fn each_job(y: &mut [f32], out: usize, work: impl Fn(Range<usize>, Range<usize>, Part<'_>) + Sync) {

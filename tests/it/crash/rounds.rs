@@ -65,9 +65,11 @@ impl Operation<'_> {
 
         let mut rng = ChaCha8Rng::seed_from_u64(seed());
         let mut met = [0; 3];
+        // Beside other work a command may take much longer than it did undisturbed; what it takes is learnt on the way.
+        let mut likely = whole;
         for round in 0..rounds(self.share) {
             let index = self.fresh(folder.path());
-            let wait = whole.mul_f64(rng.random_range(0.0..1.15));
+            let wait = likely.mul_f64(rng.random_range(0.0..1.2));
             let context = format!("{}, round {round}, killed {wait:?} after its lock (seed {})", self.name, seed());
             let running = (self.command)(&index).start();
             let id = running.id();
@@ -87,6 +89,9 @@ impl Operation<'_> {
                 panic!("{context}: {} is none of {states:?}", brief(&found));
             });
             met[state] += 1;
+            if self.changes && state < 2 && wait >= likely {
+                likely = wait.mul_f64(1.2);
+            }
             if found.is_some() {
                 repaired(&index, round % 8 == 0, &context);
                 assert_eq!(contents(&index), found, "{context}: mending changed what is there");

@@ -6,39 +6,36 @@ use std::arch::x86_64::{
 };
 
 use super::LANES;
+use crate::models::nn::tiles::{SMALL_ROWS, Small, small_tiles};
 
-/// Rows of one tile: 8 registers of sums, 4 of weights and 1 of x, of the 16 there are.
-const ROWS: usize = 4;
 /// Outputs of one tile.
 const OUTPUTS: usize = 8 * REGISTERS;
 const REGISTERS: usize = 2;
 
-/// Sums of the rows of `x`, rounded and widened again, with `blocks` blocks of outputs; row by row into `sums`. Each sum runs in the
-/// order of the inputs, so that a row has the same bits wherever it stands.
+/// Sums of the rows of `x`, rounded and widened again, with `blocks` blocks of outputs; row by row into `sums`. Each sum runs in
+/// the order of the inputs, so that a row has the same bits wherever it stands.
 ///
 /// # Safety
-/// The processor has AVX2 and FMA. `x` has whole rows of pairs · 2 numbers, `weights` has blocks · pairs · 32, `sums` room for rows · blocks · 16.
+/// The processor has AVX2 and FMA. `x` has whole rows of pairs · 2 numbers, `weights` has blocks · pairs · 32, `sums` room for
+/// rows · blocks · 16.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn tile(x: &[f32], weights: &[u16], pairs: usize, blocks: usize, sums: &mut [f32]) {
-    let rows = x.len() / (2 * pairs);
-    for row in (0..rows).step_by(ROWS) {
-        for part in 0..blocks * LANES / OUTPUTS {
-            let (block, first) = (part * OUTPUTS / LANES, part * OUTPUTS % LANES);
-            // SAFETY: within all three by the lengths promised.
-            unsafe {
-                let at = Tile {
-                    x: x.as_ptr().add(row * pairs * 2),
-                    weights: weights.as_ptr().add((block * pairs * LANES + first) * 2),
-                    pairs,
-                    sums: sums.as_mut_ptr().add(row * blocks * LANES + part * OUTPUTS),
-                    stride: blocks * LANES,
-                };
-                match rows - row {
-                    1 => at.multiply::<1>(),
-                    2 => at.multiply::<2>(),
-                    3 => at.multiply::<3>(),
-                    _ => at.multiply::<ROWS>(),
-                }
+    let stride = blocks * LANES;
+    for Small { row, rows, block, first } in small_tiles(x.len() / (2 * pairs), blocks, OUTPUTS) {
+        // SAFETY: within all three by the lengths promised.
+        unsafe {
+            let at = Tile {
+                x: x.as_ptr().add(row * pairs * 2),
+                weights: weights.as_ptr().add((block * pairs * LANES + first) * 2),
+                pairs,
+                sums: sums.as_mut_ptr().add(row * stride + block * LANES + first),
+                stride,
+            };
+            match rows {
+                1 => at.multiply::<1>(),
+                2 => at.multiply::<2>(),
+                3 => at.multiply::<3>(),
+                _ => at.multiply::<SMALL_ROWS>(),
             }
         }
     }

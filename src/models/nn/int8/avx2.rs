@@ -9,38 +9,34 @@ use std::arch::x86_64::{
 };
 
 use super::LANES;
+use crate::models::nn::tiles::{SMALL_ROWS, Small, small_tiles};
 
-/// Rows of one tile: 8 registers of sums, 2 of weights, 1 of x and 1 of products, of the 16 there are.
-const ROWS: usize = 4;
 /// Outputs of one tile.
 const OUTPUTS: usize = 8;
 
 /// Σ u·w of the rows of `u`, already widened, with `blocks` blocks of outputs; row by row into `sums`.
 ///
 /// # Safety
-/// The processor has AVX2. `u` has whole rows of groups · 4 numbers, `weights` has blocks · groups · 64, `sums` room for rows · blocks · 16.
+/// The processor has AVX2. `u` has whole rows of groups · 4 numbers, `weights` has blocks · groups · 64, `sums` room for rows ·
+/// blocks · 16.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn tile(u: &[i16], weights: &[i8], groups: usize, blocks: usize, sums: &mut [i32]) {
-    let rows = u.len() / (4 * groups);
-    for row in (0..rows).step_by(ROWS) {
-        for part in 0..blocks * LANES / OUTPUTS {
-            // Where the first row of this tile and the first output of this part lie.
-            let (block, half) = (part * OUTPUTS / LANES, part * OUTPUTS % LANES);
-            // SAFETY: within all three by the lengths promised.
-            unsafe {
-                let at = Tile {
-                    u: u.as_ptr().add(row * groups * 4),
-                    weights: weights.as_ptr().add(block * groups * LANES * 4 + half * 4),
-                    groups,
-                    sums: sums.as_mut_ptr().add(row * blocks * LANES + part * OUTPUTS),
-                    stride: blocks * LANES,
-                };
-                match rows - row {
-                    1 => at.multiply::<1>(),
-                    2 => at.multiply::<2>(),
-                    3 => at.multiply::<3>(),
-                    _ => at.multiply::<ROWS>(),
-                }
+    let stride = blocks * LANES;
+    for Small { row, rows, block, first } in small_tiles(u.len() / (4 * groups), blocks, OUTPUTS) {
+        // SAFETY: within all three by the lengths promised.
+        unsafe {
+            let at = Tile {
+                u: u.as_ptr().add(row * groups * 4),
+                weights: weights.as_ptr().add((block * groups * LANES + first) * 4),
+                groups,
+                sums: sums.as_mut_ptr().add(row * stride + block * LANES + first),
+                stride,
+            };
+            match rows {
+                1 => at.multiply::<1>(),
+                2 => at.multiply::<2>(),
+                3 => at.multiply::<3>(),
+                _ => at.multiply::<SMALL_ROWS>(),
             }
         }
     }
