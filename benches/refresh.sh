@@ -5,9 +5,9 @@
 #   bash benches/refresh.sh FOLDER
 #
 # From the environment: SET (nq-qed; hotpotqa), CORPUS (that of the set; ../shared/data/wiki50k/corpus.jsonl.gz has the passages of
-# all sets and more), POLICIES ("full full-reuse background drift rows lazy lazy+full adapter never question"), STRATEGY (joint;
+# all sets and more), POLICIES ("full full-reuse background drift rows lazy lazy-deep lazy+full adapter never question"), STRATEGY (joint;
 # embedder), STEPS (120), EVERY (40), BATCH (4), TOP_K (4), SEEDS (0), EVAL_LIMIT (200 of 300 questions), LR_ENCODER (2e-5),
-# LR_GENERATOR (2e-4), GENERATOR (qa-llama), DEPTH (20) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter,
+# LR_GENERATOR (2e-4), GENERATOR (qa-llama), DEPTH (20; DEEP, 100, of `lazy-deep`) and AGE (10) of live ranking, SAMPLE (512) and TARGET (0.95) of drift, FIT (2048) of the adapter,
 # PRECISION (f32; bf16, int8) of passages, MAX_LENGTH (the encoder's own, 256; tokens that it reads of a text), SHARED (../shared).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out="${1:?usage: bash benches/refresh.sh FOLDER}"
 shared="${SHARED:-../shared}"
 ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
-policies="${POLICIES:-full full-reuse background drift rows lazy lazy+full adapter never question}"
+policies="${POLICIES:-full full-reuse background drift rows lazy lazy-deep lazy+full adapter never question}"
 encoder="$shared/models/all-MiniLM-L6-v2"
 mkdir -p "$out"
 if [ -n "${MAX_LENGTH:-}" ] && [ ! -d "$out/encoder" ]; then
@@ -44,7 +44,7 @@ awk -v wanted=" $policies " 'BEGIN { RS = ""; ORS = "\n\n" }
     -e "s|@GENERATOR@|${GENERATOR:-$shared/models/qa-llama}|g" \
     -e "s|@STEPS@|${STEPS:-120}|g; s|@EVERY@|${EVERY:-40}|g; s|@BATCH@|${BATCH:-4}|g; s|@TOP_K@|${TOP_K:-4}|g" \
     -e "s|@EVAL_LIMIT@|${EVAL_LIMIT:-200}|g; s|@LR_ENCODER@|${LR_ENCODER:-2e-5}|g; s|@LR_GENERATOR@|${LR_GENERATOR:-2e-4}|g" \
-    -e "s|@DEPTH@|${DEPTH:-20}|g; s|@AGE@|${AGE:-10}|g; s|@SAMPLE@|${SAMPLE:-512}|g; s|@TARGET@|${TARGET:-0.95}|g; s|@FIT@|${FIT:-2048}|g" \
+    -e "s|@DEPTH@|${DEPTH:-20}|g; s|@DEEP@|${DEEP:-100}|g; s|@AGE@|${AGE:-10}|g; s|@SAMPLE@|${SAMPLE:-512}|g; s|@TARGET@|${TARGET:-0.95}|g; s|@FIT@|${FIT:-2048}|g" \
     >"$out/compare.toml"
 "$ragtune" compare --config "$out/compare.toml" --html "$out/report.html" | tee "$out/comparison.txt"
 "$ragtune" compare --config "$out/compare.toml" --json >"$out/comparison.json"
