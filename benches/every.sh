@@ -22,7 +22,8 @@ if [ ! -f "$out/test.jsonl" ]; then
   "$python" benches/peers/splits.py --questions "$data/questions_train.jsonl" --held-out "$data/questions_dev.jsonl" --train "${TRAIN:-32}" --out "$out"
   "$python" benches/peers/teacher.py --corpus "$data/corpus.jsonl" --questions "$out/train.jsonl"
 fi
-[ -d "$index" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" --encoder "$encoder" --out "$index"
+# An index of its own; one that was begun goes on, one that is there is left as it is.
+[ -n "${INDEX:-}" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" --encoder "$encoder" --out "$index"
 sed -e "s|@OUT@|$out|; s|@INDEX@|$index|; s|@SHARED@|$shared|; s|@STEPS@|${STEPS:-24}|; s|@EVAL_LIMIT@|${EVAL_LIMIT:-60}|" \
   benches/every.toml >"$out/compare.toml"
 "$ragtune" compare --config "$out/compare.toml" | tee "$out/comparison.txt"

@@ -9,7 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out="${1:?usage: bash benches/fixture.sh FOLDER}"
 ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
 mkdir -p "$out"
-[ -d "$out/index" ] || "$ragtune" index build --corpus fixtures/nq/corpus.jsonl --encoder fixtures/models/encoder --out "$out/index"
+# One that was begun goes on, one that is there is left as it is.
+"$ragtune" index build --corpus fixtures/nq/corpus.jsonl --encoder fixtures/models/encoder --out "$out/index"
 
 train() {
   local name="$1"

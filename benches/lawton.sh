@@ -24,7 +24,8 @@ else
   splits=(--questions "$data/questions.jsonl")
 fi
 [ -f "$out/test.jsonl" ] || python3 benches/peers/splits.py "${splits[@]}" --test "${TEST:-300}" --out "$out"
-[ -d "$index" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" --encoder "$encoder" --precision "${PRECISION:-f32}" --out "$index"
+# An index of its own; one that was begun goes on, one that is there is left as it is.
+[ -n "${INDEX:-}" ] || "$ragtune" index build --corpus "$data/corpus.jsonl" --encoder "$encoder" --precision "${PRECISION:-f32}" --out "$index"
 sed -e "s|@OUT@|$out|" -e "s|@INDEX@|$index|" -e "s|@SHARED@|$shared|" -e "s|@STEPS@|$steps|" -e "s|@DRO_STEPS@|${DRO_STEPS:-12}|" -e "s|@EVERY@|${EVERY:-$((steps / 2))}|" \
   -e "s|@LR_ENCODER@|${LR_ENCODER:-3e-5}|" -e "s|@LR_GENERATOR@|${LR_GENERATOR:-3e-4}|" \
   "${SETTINGS:-benches/lawton.toml}" >"$out/compare.toml"

@@ -10,7 +10,8 @@ out="${1:?usage: bash benches/nq.sh FOLDER}"
 shared="${SHARED:-../shared}"
 ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
 mkdir -p "$out"
-[ -d "$out/index" ] || "$ragtune" index build --corpus "$shared/data/nq-qed/corpus.jsonl" \
+# One that was begun goes on, one that is there is left as it is.
+"$ragtune" index build --corpus "$shared/data/nq-qed/corpus.jsonl" \
   --encoder "$shared/models/all-MiniLM-L6-v2" --out "$out/index"
 
 train() {

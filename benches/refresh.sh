@@ -18,23 +18,42 @@ ragtune="${RAGTUNE:-${CARGO_TARGET_DIR:-target}/release/ragtune}"
 policies="${POLICIES:-full full-reuse background drift rows lazy lazy-deep lazy+full adapter never question}"
 encoder="$shared/models/all-MiniLM-L6-v2"
 mkdir -p "$out"
-if [ -n "${MAX_LENGTH:-}" ] && [ ! -d "$out/encoder" ]; then
-  cp -rL "$encoder" "$out/encoder"
-  chmod -R u+w "$out/encoder"
-  printf '{"max_seq_length": %s, "do_lower_case": false}\n' "$MAX_LENGTH" >"$out/encoder/sentence_bert_config.json"
+if [ -n "${MAX_LENGTH:-}" ]; then
+  reads="$(printf '{"max_seq_length": %s, "do_lower_case": false}' "$MAX_LENGTH")"
+  if [ ! -d "$out/encoder" ]; then
+    rm -rf "$out/encoder.part"
+    cp -rL "$encoder" "$out/encoder.part"
+    chmod -R u+w "$out/encoder.part"
+    printf '%s\n' "$reads" >"$out/encoder.part/sentence_bert_config.json"
+    mv "$out/encoder.part" "$out/encoder"
+  elif [ "$(cat "$out/encoder/sentence_bert_config.json")" != "$reads" ]; then
+    printf 'refresh.sh: %s was made with another MAX_LENGTH: %s\n' "$out" "$(cat "$out/encoder/sentence_bert_config.json")" >&2
+    exit 2
+  fi
+  encoder="$out/encoder"
+elif [ -d "$out/encoder" ]; then
+  printf 'refresh.sh: %s was made with a MAX_LENGTH, and none is given now\n' "$out" >&2
+  exit 2
 fi
-[ -z "${MAX_LENGTH:-}" ] || encoder="$out/encoder"
+for policy in $policies; do
+  if ! grep -q "^label = \"$policy\"$" benches/refresh.toml; then
+    printf 'refresh.sh: no policy `%s` in benches/refresh.toml; there are: %s\n' "$policy" "$(sed -n 's/^label = "\(.*\)"$/\1/p' benches/refresh.toml | tr '\n' ' ')" >&2
+    exit 2
+  fi
+done
 data="$shared/data/${SET:-nq-qed}"
 corpus="${CORPUS:-$data/corpus.jsonl}"
 [ -f "$out/test.jsonl" ] ||
   python3 benches/peers/splits.py --questions "$data/questions_train.jsonl" --held-out "$data/questions_dev.jsonl" --out "$out"
-if [ ! -d "$out/index" ]; then
-  if [[ "$corpus" == *.gz ]]; then
-    gzip -dc "$corpus" >"$out/corpus.jsonl"
-    corpus="$out/corpus.jsonl"
+if [[ "$corpus" == *.gz ]]; then
+  if [ ! -f "$out/corpus.jsonl" ]; then
+    gzip -dc "$corpus" >"$out/corpus.part"
+    mv "$out/corpus.part" "$out/corpus.jsonl"
   fi
-  "$ragtune" index build --corpus "$corpus" --encoder "$encoder" --precision "${PRECISION:-f32}" --out "$out/index"
+  corpus="$out/corpus.jsonl"
 fi
+# One that was begun goes on, one that is there is left as it is.
+"$ragtune" index build --corpus "$corpus" --encoder "$encoder" --precision "${PRECISION:-f32}" --out "$out/index"
 # Rows are paragraphs; those of policies that were not asked for are left out.
 awk -v wanted=" $policies " 'BEGIN { RS = ""; ORS = "\n\n" }
   !/^\[\[strategies\]\]/ { print; next }

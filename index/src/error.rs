@@ -153,6 +153,14 @@ pub enum Error {
         /// The length that was expected.
         expected: usize,
     },
+    /// A set of passages of another corpus, or of another state of this one.
+    #[error("the set of allowed passages is one of {given} passages, where there are {expected}")]
+    OtherSet {
+        /// How many passages there were where it was made.
+        given: usize,
+        /// How many there are here.
+        expected: usize,
+    },
     /// More passages asked for than there are.
     #[error("the {k} nearest passages were asked for, the corpus holds {len}")]
     TooMany {
@@ -288,6 +296,9 @@ impl Error {
             Error::View { .. } => "search it as stale, and say so in the records: `Trust::StaleAllowed`".into(),
             Error::Dimension { .. } => {
                 "an index holds vectors of one dimension: build another index for another encoder".into()
+            }
+            Error::OtherSet { .. } => {
+                "make the set of the corpus that the search is in: `Corpus::ordinals` or `matching`".into()
             }
             Error::TooMany { len, .. } => format!("ask for at most {len}: `--top-k {len}`"),
             Error::BadVector { .. } => "the encoder's weights may hold NaN or its normalisation may be off; \

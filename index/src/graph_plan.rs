@@ -39,7 +39,7 @@ pub enum GraphPlan {
 
 impl GraphPlan {
     /// Refuses a loss that is none.
-    pub(crate) fn check(self) -> Result<()> {
+    pub fn check(self) -> Result<()> {
         match self {
             GraphPlan::Reuse { max_loss } | GraphPlan::ReuseOf { max_loss, .. } if !(0.0..=1.0).contains(&max_loss) => {
                 let expected = "a number from 0 to 1";

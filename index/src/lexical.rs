@@ -76,8 +76,7 @@ impl Lexical {
         allowed: &Allowed,
     ) -> Result<Vec<Ranked>> {
         if allowed.len() != self.index.len() {
-            let what = "the set of allowed passages is one of another corpus".to_string();
-            return Err(Error::Dimension { what, given: allowed.len(), expected: self.index.len() });
+            return Err(Error::OtherSet { given: allowed.len(), expected: self.index.len() });
         }
         Ok(self.ranked(questions, k, also, Some(&|ordinal| allowed.contains(ordinal))))
     }

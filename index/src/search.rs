@@ -53,6 +53,14 @@ impl Generation {
         Ok(self.shared.find(questions, k, how, alive))
     }
 
+    /// Whether the graph is walked to find `k` passages, all or those of a set; where there are few, each is compared instead.
+    pub fn is_walked(&self, k: usize, how: Search, allowed: Option<&Allowed>) -> bool {
+        let alive = self.shared.alive.as_deref();
+        let both = alive.zip(allowed).filter(|(alive, allowed)| alive.len() == allowed.len());
+        let both = both.map(|(alive, allowed)| alive.and(allowed));
+        self.shared.walks(k, how, both.as_ref().or(allowed).or(alive)).is_some()
+    }
+
     /// The same among the passages of a set; what was deleted is never found. Hits are fewer than `k` where fewer are allowed.
     pub fn search_among(
         &self,
@@ -63,8 +71,7 @@ impl Generation {
         allowed: &Allowed,
     ) -> Result<Vec<Vec<Hit>>> {
         if allowed.len() != self.len() {
-            let what = "the set of allowed passages is one of another corpus".to_string();
-            return Err(Error::Dimension { what, given: allowed.len(), expected: self.len() });
+            return Err(Error::OtherSet { given: allowed.len(), expected: self.len() });
         }
         self.shared.admit(questions, trust)?;
         match &self.shared.alive {
@@ -103,18 +110,21 @@ impl Shared {
         Ok(())
     }
 
-    fn find(&self, questions: &[f32], k: usize, how: Search, allowed: Option<&Allowed>) -> Vec<Vec<Hit>> {
-        let (Ok(graph), Search::Graph { ef }) = (&self.graph, how) else {
-            return self.exactly(questions, k, allowed);
-        };
-        let graph = &graph.0;
+    /// The graph and the beam that go through it; none where every passage is compared instead.
+    fn walks(&self, k: usize, how: Search, allowed: Option<&Allowed>) -> Option<(&FlatGraph, usize)> {
+        let (Ok(graph), Search::Graph { ef }) = (&self.graph, how) else { return None };
         let len = self.vectors.len() / self.dim;
         let among = allowed.map_or(len, Allowed::count);
         // The beam passes through what is not allowed, and must be wider for it to hold enough of what is.
         let ef = ef.max(k).saturating_mul(len).div_ceil(among.max(1));
-        if among <= ef.saturating_mul(EXACT_PER_EF) {
+        (among > ef.saturating_mul(EXACT_PER_EF)).then_some((&graph.0, ef))
+    }
+
+    fn find(&self, questions: &[f32], k: usize, how: Search, allowed: Option<&Allowed>) -> Vec<Vec<Hit>> {
+        let Some((graph, ef)) = self.walks(k, how, allowed) else {
             return self.exactly(questions, k, allowed);
-        }
+        };
+        let len = self.vectors.len() / self.dim;
         let tail = match graph.nodes() == len {
             true => None,
             false => Some(self.tail(questions, k, graph.nodes(), allowed)),

@@ -98,6 +98,23 @@ pub struct IndexRefreshArgs {
     pub json: bool,
 }
 
+/// `ragtune index release`.
+#[derive(Args)]
+pub struct IndexReleaseArgs {
+    /// The index folder.
+    #[arg(long)]
+    pub index: PathBuf,
+    /// The generation that need not be kept any longer.
+    #[arg(long, required_unless_present = "owner")]
+    pub generation: Option<u32>,
+    /// Who is to keep nothing any longer, as `index versions` names it: a run, a stage, or `base`, what strategies start from.
+    #[arg(long)]
+    pub owner: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `ragtune index rollback`.
 #[derive(Args)]
 pub struct IndexRollbackArgs {

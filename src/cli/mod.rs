@@ -10,7 +10,9 @@ mod parse;
 mod retriever;
 mod train;
 
-pub use index::{IndexAppendArgs, IndexArgs, IndexDeleteArgs, IndexGcArgs, IndexRefreshArgs, IndexRollbackArgs};
+pub use index::{
+    IndexAppendArgs, IndexArgs, IndexDeleteArgs, IndexGcArgs, IndexRefreshArgs, IndexReleaseArgs, IndexRollbackArgs,
+};
 pub use parse::{number_hint, parse};
 pub use retriever::RetrieverArgs;
 pub use train::TrainArgs;
@@ -73,6 +75,8 @@ pub enum IndexCommand {
     Refresh(IndexRefreshArgs),
     /// List the retained states: what was done, when, and what can be gone back to.
     Versions(IndexArgs),
+    /// Let go of a generation that a run, a stage or the base of strategies keeps, so that `gc` may remove it.
+    Release(IndexReleaseArgs),
     /// Make an earlier generation or state the newest again, under a new number.
     Rollback(IndexRollbackArgs),
     /// Print passages, generation, encoder fingerprint, bytes, graph recall and build times.

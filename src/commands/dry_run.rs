@@ -21,6 +21,7 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     out::check_run(&config.out)?;
     training::foreseen(config, &stages).iter().for_each(|note| eprintln!("warning: {note}"));
     let session = Session::look(located, &stages, &Ledger::new())?;
+    training::warn_of_slow_refreshes(&session, &stages)?;
     let estimate = memory::estimate(&session, located, &stages)?;
     let needed = Needed { free: training::free_bytes(&session, &estimate), estimate, config: located };
     let corpus = Corpus::open(&config.index)?;

@@ -4,7 +4,7 @@ use ragtune_index::{Appended, Corpus};
 use serde::Serialize;
 
 use super::index_change::open;
-use super::{default_encoder, locate, print_json, print_text, progress};
+use super::{OF_THE_INDEX, default_encoder, locate, print_json, print_text, progress, warn_if_slow};
 use crate::cli::IndexAppendArgs;
 use crate::config::at_least_one;
 use crate::cost::{Activity, Ledger, Phase, units};
@@ -34,6 +34,7 @@ pub fn run(args: &IndexAppendArgs) -> Result<u8> {
     let newest = newest(&corpus)?;
     let precision = precision_of(&newest)?;
     device::check_precision(&args.device, precision)?;
+    warn_if_slow(OF_THE_INDEX, precision);
     let name = match &args.encoder {
         Some(name) => name.clone(),
         None => default_encoder(&corpus)?,

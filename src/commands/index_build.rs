@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ragtune_index::{BASE, Corpus, CreateOptions, GraphParams, Keep, Source, WriterLock};
 
-use super::{locate, out, print_json, print_text, progress};
+use super::{locate, out, print_json, print_text, progress, warn_if_slow};
 use crate::cli::IndexBuildArgs;
 use crate::config::{at_least_one, precision};
 use crate::cost::{Activity, Ledger, Phase, units};
@@ -21,7 +21,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let _activity = ledger.activity(Activity::Setup);
     let precision = precision(&args.precision)?;
     device::check_precision(&args.device, precision)?;
-    device::slow_precision(precision).iter().for_each(|note| eprintln!("warning: {note}"));
+    warn_if_slow("--precision", precision);
     let device = device::open(&args.device)?;
     check_graph(args)?;
     at_least_one("--batch-tokens", args.batch_tokens)?;

@@ -6,9 +6,9 @@ use ragtune_index::{BASE, Corpus, GraphPlan};
 use serde::Serialize;
 
 use super::index_change::open;
-use super::{default_encoder, locate, print_json, print_text, progress};
+use super::{default_encoder, locate, print_json, print_text, progress, warn_if_slow};
 use crate::cli::IndexRefreshArgs;
-use crate::config::precision;
+use crate::config::{at_least_one, precision};
 use crate::cost::{Activity, Ledger, Phase, units};
 use crate::error::{Context, Error, Result};
 use crate::models::device;
@@ -35,6 +35,9 @@ struct Report {
 pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
     let ledger = Ledger::new();
     let _activity = ledger.activity(Activity::Setup);
+    at_least_one("--batch-tokens", args.batch_tokens)?;
+    let plan = args.reuse_graph.map_or(GraphPlan::Build, |max_loss| GraphPlan::Reuse { max_loss });
+    plan.check()?;
     let device = device::open(&args.device)?;
     let (corpus, lock) = open(&args.index, "refresh")?;
     let newest = corpus.generations()?.pop();
@@ -44,7 +47,7 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
         (None, None) => crate::models::Precision::F32,
     };
     device::check_precision(&args.device, precision)?;
-    device::slow_precision(precision).iter().for_each(|note| eprintln!("warning: {note}"));
+    warn_if_slow("--precision", precision);
     let typed = match &args.encoder {
         Some(name) => name.clone(),
         None => default_encoder(&corpus)?,
@@ -58,9 +61,7 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
     let encoder = ledger.charge(Phase::Load, || Encoder::load(&located.folder, &device))?;
     // Durable with the commit: a process that is killed behind it leaves a generation that searches find by its own encoder.
     let corpus = stating(corpus, &name)?;
-    let settings =
-        EmbedSettings { batch_tokens: args.batch_tokens.max(1), graph: graph_params_of(&corpus)?, precision };
-    let plan = args.reuse_graph.map_or(GraphPlan::Build, |max_loss| GraphPlan::Reuse { max_loss });
+    let settings = EmbedSettings { batch_tokens: args.batch_tokens, graph: graph_params_of(&corpus)?, precision };
     let bar = progress("embedding", corpus.len() as u64, "passages");
     let embedded = embed_corpus_by(&encoder, &corpus, &lock, &settings, plan, &ledger, &mut |done| {
         bar.set_position(done);
@@ -69,9 +70,12 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
     let embedded = embedded?;
     let generation = &embedded.generation;
     note(&corpus, &name, &embedded, &ledger)?;
-    // The first generation of an index is the one that every strategy can start from.
-    if newest.is_none() {
-        corpus.protect(&lock, generation.number(), BASE)?;
+    // Somebody asked for it: strategies can start from it until it is released, or embedded anew by the same encoder.
+    corpus.protect(&lock, generation.number(), BASE)?;
+    for older in corpus.generations()? {
+        if older.number != generation.number() && older.fingerprint == *generation.fingerprint() {
+            corpus.unprotect(&lock, older.number, BASE)?;
+        }
     }
     let record = ledger.snapshot();
     let seconds = |phase| record.phase(phase).seconds;

@@ -102,7 +102,8 @@ fn by_vectors(args: &IndexSearchArgs, settings: RetrieverSettings, corpus: &Corp
     let how = if args.exact { Search::Exact } else { Search::Graph { ef: args.ef.max(args.top_k) } };
     announce_graph(&generation, how);
     announce_vectors(&generation);
-    if let (Some(codes), false) = (generation.held().codes, args.json) {
+    let walked = generation.is_walked(args.top_k, how, allowed.as_ref());
+    if let (Some(codes), false, true) = (generation.held().codes, args.json, walked) {
         eprintln!(
             "walking by {}, recall@10 {:.4} against exact search on {} probes; scores are those of float32",
             generation.held().vectors.name(),

@@ -12,6 +12,7 @@ use crate::cli::{Cli, Command, DataCommand, IndexCommand};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::hub::{self, Located};
+use crate::models::{Precision, device};
 use crate::pipeline::identity::named_encoder;
 use crate::pipeline::retriever::Retriever;
 use crate::report::RunRecord;
@@ -28,6 +29,7 @@ mod index_change;
 mod index_check;
 mod index_gc;
 mod index_refresh;
+mod index_release;
 mod index_search;
 mod index_stats;
 mod index_versions;
@@ -49,6 +51,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Index(IndexCommand::Gc(args)) => index_gc::run(&args),
         Command::Index(IndexCommand::Refresh(args)) => index_refresh::run(&args),
         Command::Index(IndexCommand::Versions(args)) => index_versions::list(&args),
+        Command::Index(IndexCommand::Release(args)) => index_release::run(&args),
         Command::Index(IndexCommand::Rollback(args)) => index_versions::rollback(&args),
         Command::Index(IndexCommand::Stats { index, json }) => index_stats::run(&index, json),
         Command::Index(IndexCommand::Check { index, mend, json }) => index_check::run(&index, mend, json),
@@ -142,6 +145,14 @@ fn announce_words(retriever: &Retriever) {
             "warning: the words of the passages were collected for this command only, they could not be kept: {why}"
         );
     }
+}
+
+/// The setting of an index that was built with `--precision`, as warnings name it.
+const OF_THE_INDEX: &str = "the index's --precision";
+
+/// Warns of a precision that is slower than f32 on this processor; `setting` asks for it.
+fn warn_if_slow(setting: &str, precision: Precision) {
+    device::slow_precision(setting, precision).iter().for_each(|note| eprintln!("warning: {note}"));
 }
 
 /// `1 stage`, `2 stages`.

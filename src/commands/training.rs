@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicBool;
 use indicatif::ProgressBar;
 use ragtune_index::Corpus;
 
-use super::{announce_graph, announce_words, locate, progress};
-use crate::config::TrainConfig;
+use super::{OF_THE_INDEX, announce_graph, announce_words, locate, progress, warn_if_slow};
+use crate::config::{TrainConfig, generator_format};
 use crate::cost::{Ledger, Phase, machine, units};
 use crate::error::{Context, Error, Result};
-use crate::models::device;
+use crate::models::nn::Format;
+use crate::models::{Precision, device};
 use crate::pipeline::identity::encoder_of;
 use crate::report::files::{METRICS_FILE, RECORD_FILE, read_lines};
 use crate::report::record::{CurvePoint, RunRecord, Status};
@@ -99,7 +100,21 @@ pub fn foreseen(config: &TrainConfig, stages: &[Stage]) -> Vec<String> {
     let mut notes = health::foreseen(config, stages);
     notes.extend(notes::single_passage(config.top_k, stages));
     notes.extend(notes::gold_injection(stages));
+    // A device has kernels of its own.
+    if config.device == "cpu"
+        && generator_format(&config.generator_dtype).is_ok_and(|format| format == Some(Format::Bf16))
+    {
+        notes.extend(device::slow_precision("--generator-dtype", Precision::Bf16));
+    }
     notes
+}
+
+/// Refreshes embed as the index was embedded, whatever this processor is good at.
+pub fn warn_of_slow_refreshes(session: &Session, stages: &[Stage]) -> Result<()> {
+    if stages.iter().any(|stage| stage.trains.passages) {
+        warn_if_slow(OF_THE_INDEX, session.precision()?);
+    }
+    Ok(())
 }
 
 /// Notes in the record what was foreseen, and what the curve shows now.
@@ -155,6 +170,7 @@ fn trained(
         ledger.charge(Phase::Load, || tidy(config))?;
     }
     let session = Session::prepare(config, &stages, &ledger)?;
+    warn_of_slow_refreshes(&session, &stages)?;
     let mut record = ledger.charge(Phase::Load, || match resumed {
         Some(record) => session.check_unchanged(record),
         None => session.record(config),

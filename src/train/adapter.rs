@@ -26,8 +26,14 @@ pub struct Map {
 impl Map {
     /// The map of these values, (D, D) row-major.
     pub fn new(values: Vec<f32>, dim: usize) -> Result<Self> {
-        if values.len() != dim * dim || values.iter().any(|value| !value.is_finite()) {
-            return Err(Error::new(format!("a map of vectors of {dim} numbers holds {} finite ones", dim * dim)));
+        let finite = values.iter().filter(|value| value.is_finite()).count();
+        if values.len() != dim * dim || finite != values.len() {
+            return Err(Error::new(format!(
+                "a map of vectors of {dim} numbers holds {} finite ones, and this one {} numbers of which {finite} are finite",
+                dim * dim,
+                values.len()
+            ))
+            .hint("a checkpoint that holds it is damaged: go on from an earlier one; else give a larger `--refresh-sample`"));
         }
         Ok(Self { dim, values })
     }

@@ -3,6 +3,7 @@
 use crate::config::TrainConfig;
 use crate::report::record::{CurvePoint, StageCharge};
 use crate::strategies::Stage;
+use crate::train::refresh::{Policy, RefreshSettings};
 
 /// AdamW moves every weight by about its learning rate in each step: above this, by more than weights are large.
 const LARGEST_RATE: f64 = 1.0;
@@ -34,7 +35,33 @@ pub fn foreseen(config: &TrainConfig, stages: &[Stage]) -> Vec<String> {
             config.warmup, config.steps
         ));
     }
+    notes.extend(never_refreshed(config, stages));
     notes
+}
+
+/// That refreshes were asked for and none comes before the last step, after which there is one in any case.
+fn never_refreshed(config: &TrainConfig, stages: &[Stage]) -> Option<String> {
+    let settings = RefreshSettings::of(config).ok()?;
+    if !stages.iter().any(|stage| stage.trains.passages) || settings.points.is_empty() {
+        return None;
+    }
+    let points = settings.points.before(config.steps);
+    let Some(first) = points.first() else {
+        return Some(format!(
+            "no refresh comes before the last of the {} steps, so that training reads one index from beginning to end; it is \
+             refreshed afterwards",
+            config.steps
+        ));
+    };
+    let in_time = |point: &u64| point.saturating_add(settings.lag_at(*point)) < config.steps;
+    (settings.policy == Policy::Background && !points.iter().any(in_time)).then(|| {
+        format!(
+            "`--refresh background` takes its first snapshot at step {first} and would swap it in {} steps later, which the {} \
+             steps do not reach: training reads one index from beginning to end",
+            settings.lag_at(*first),
+            config.steps
+        )
+    })
 }
 
 /// What the curve of a finished run shows; the stages are those of its bill, in order.
@@ -127,6 +154,19 @@ mod tests {
         let notes = foreseen(|args| args.warmup = Some(1000));
         assert!(notes.len() == 1 && notes[0].contains("50 % of its peak"), "{notes:?}");
         assert!(foreseen(|args| args.warmup = Some(499)).is_empty());
+    }
+
+    #[test]
+    fn refreshes_that_training_never_reads_are_foreseen() {
+        let notes = |refresh: &str, every| {
+            let config = config(|args| (args.refresh, args.refresh_every) = (Some(refresh.into()), Some(every)));
+            foreseen(&config, &config.stages().unwrap())
+        };
+        let said = notes("full-reuse", 500);
+        assert!(said.len() == 1 && said[0].contains("the last of the 500 steps"), "{said:?}");
+        let said = notes("background", 400);
+        assert!(said.len() == 1 && said[0].contains("step 400") && said[0].contains("200 steps later"), "{said:?}");
+        assert!(notes("full-reuse", 499).is_empty() && notes("background", 300).is_empty());
     }
 
     #[test]

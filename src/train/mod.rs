@@ -258,7 +258,7 @@ impl Trainer<'_> {
         span.bytes(checkpoint::write(&folder, &self.state, &parts, &beside, self.config.keep_checkpoints)?);
         if let Some(lock) = &self.lock {
             let mut needed = checkpoint::generations(&folder)?;
-            needed.push(self.state.generation);
+            needed.extend([self.state.generation, self.state.base_generation]);
             session::release_generations(&self.pipeline.corpus, lock, &self.run.id(), &needed)?;
         }
         Ok(())

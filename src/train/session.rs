@@ -22,6 +22,7 @@ use crate::data::{self, QuestionSet, questions};
 use crate::error::{Error, Result};
 use crate::eval::evaluate::EvaluateSettings;
 use crate::hub;
+use crate::models::Precision;
 use crate::models::device::check_precision;
 use crate::models::files::settings_digest;
 use crate::models::generator::Generator;
@@ -203,6 +204,11 @@ impl Session {
 }
 
 impl Session {
+    /// What passages are embedded in: refreshes go on as the index began.
+    pub fn precision(&self) -> Result<Precision> {
+        precision_of(&self.base)
+    }
+
     /// The trainer of a run, at its beginning or at a checkpoint.
     pub fn trainer<'a>(
         self,
@@ -216,12 +222,16 @@ impl Session {
         let embed_settings = EmbedSettings {
             batch_tokens: config.batch_tokens,
             graph: graph_params(&self.pipeline.generation),
-            precision: precision_of(&self.base)?,
+            precision: self.precision()?,
         };
         let (found, state) = match found {
             None => (None, State::at_start(self.pipeline.generation.number())),
             Some((folder, state)) => (Some(folder), state),
         };
+        // Later stages start from it, and so does a run that is resumed: refreshes must not push it out.
+        if let Some(lock) = &self.lock {
+            self.pipeline.corpus.protect(lock, state.base_generation, &run.id())?;
+        }
         let selector = self.pipeline.selector.as_ref();
         let holds = Holds {
             adapter: self.pipeline.generator.lora().is_some(),

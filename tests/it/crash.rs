@@ -159,7 +159,8 @@ fn refreshed_index() -> &'static Path {
 /// An operation in one commit.
 fn kill(name: &'static str, share: u64, base: &Path, command: &dyn Fn(&Path) -> Ragtune) {
     let changes = name != "gc";
-    Operation { name, share, base: Some(base), command, between: None, changes, protects: false }.kill();
+    let protects = name.starts_with("refresh");
+    Operation { name, share, base: Some(base), command, between: None, changes, protects }.kill();
 }
 
 #[test]

@@ -111,6 +111,30 @@ fn killed_twice_once_before_anything_was_written_gives_the_same_bits() {
     assert_eq!(record["ledger"]["sessions"], 2, "the sessions that left a checkpoint");
 }
 
+/// The generation of another run, which its owner let go: three refreshes would push it out, and with it what the run starts from.
+#[test]
+fn a_run_from_a_generation_that_nobody_keeps_goes_on() {
+    let folder = folder();
+    let (index, earlier) = (index_copy(folder.path()), folder.path().join("earlier"));
+    six_steps(&index, &earlier, "6").run().done();
+    let versions = ragtune(&["index", "versions", "--json"]).with("--index", &index).run().json();
+    let owner = versions.as_array().unwrap().last().unwrap()["protected_by"][0].as_str().unwrap().to_owned();
+    ragtune(&["index", "release"]).with("--index", &index).with("--owner", owner).run().done();
+    let again = folder.path().join("again");
+    copy(&index, &again);
+
+    let from_there = |index: &Path, out: &Path| six_steps(index, out, "1").with("--encoder", earlier.join("encoder"));
+    let (straight, out) = (folder.path().join("straight"), folder.path().join("killed"));
+    from_there(&again, &straight).run().done();
+    let mut running = from_there(&index, &out).start();
+    assert!(running.until(|| steps(&out) >= 5), "the run ended before the moment came");
+    running.kill();
+    ragtune(&["index", "gc"]).with("--index", &index).run().done();
+    resume(&out).run().done();
+    assert_eq!(left(&out), left(&straight));
+    assert!(is_clean(&index));
+}
+
 #[test]
 fn a_term_signal_writes_a_checkpoint_and_a_resumed_run_gives_the_same_bits() {
     let folder = folder();

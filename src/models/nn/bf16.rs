@@ -1,7 +1,8 @@
 //! y = x · Wᵀ + b with both sides rounded to bf16 and sums in f32: half the memory of a frozen weight, and up to twice the
-//! speed where the processor multiplies bf16; elsewhere the speed of f32.
+//! speed where the processor multiplies bf16 (AVX-512 BF16); with AVX2 about the speed of f32.
 //!
-//! bf16 is the upper half of an f32. Rounding is to the nearest, ties to even; sums run in f32 in the order of the inputs.
+//! bf16 is the upper half of an f32. Rounding is to the nearest, ties to even; sums run in f32, in an order that depends on the kernel and never on
+//! how many rows or threads there are.
 
 use std::fmt;
 use std::ops::Range;
@@ -28,7 +29,7 @@ impl fmt::Debug for Bf16Matrix {
 }
 
 impl Bf16Matrix {
-    /// Whether this processor has instructions for it; elsewhere a plain loop takes several times as long as f32.
+    /// Whether this processor has a kernel for it; elsewhere a plain loop takes several times as long as f32.
     pub fn is_quick() -> bool {
         by_pairs() || by_floats()
     }
@@ -149,7 +150,7 @@ impl Packed {
                 round_row(x, &mut rounded[..self.input]);
             }
             if by_floats() {
-                rounded.wide = unwritten(rounded.values.len());
+                rounded.wide = vec![0.0; rounded.values.len()];
                 widen_all(&rounded.values, &mut rounded.wide);
             }
             self.tiles(&rounded, rows, outputs, y);
@@ -352,7 +353,8 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_wherever_it_stands() {
-        let (x, weight) = (noise(4, &[11, 40]), noise(5, &[100, 40]));
+        // More rows than one job has, and every size of tile.
+        let (x, weight) = (noise(4, &[70, 40]), noise(5, &[100, 40]));
         let matrix = Bf16Matrix::new(&weight, false).unwrap();
         let all = matrix.forward(&x, None).unwrap().to_vec2::<f32>().unwrap();
         for (row, all) in all.iter().enumerate() {

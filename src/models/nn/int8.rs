@@ -17,6 +17,9 @@ use super::tiles::{LANES, Part, TILE_BLOCKS, TILE_ROWS, each_job};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
+/// As many products of 255 and 127 as 32 bits hold the sum of.
+const MOST_INPUTS: usize = i32::MAX as usize / (255 * 127);
+
 /// A weight (Out, In) with its bias as 8-bit integers.
 #[derive(Clone, Debug)]
 pub struct Int8Matrix {
@@ -40,6 +43,12 @@ impl Int8Matrix {
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         check_on_cpu("int8 weights", weight)?;
         let (out, input) = match weight.dims() {
+            &[_, input] if input > MOST_INPUTS => {
+                return Err(Error::new(format!(
+                    "int8 weights of {input} inputs: the sum of more than {MOST_INPUTS} products can leave 32 bits"
+                ))
+                .hint("use bf16 or f32 for this model"));
+            }
             &[out, input] if out > 0 && input > 0 => (out, input),
             got => return Err(wrong_shape("int8 weights", "a weight", got, "(out, in)")),
         };
@@ -66,13 +75,15 @@ impl Int8Matrix {
     fn round(&mut self, weight: &[f32]) {
         let groups = self.input.div_ceil(4);
         for (o, row) in weight.chunks_exact(self.input).enumerate() {
-            let largest = row.iter().fold(0f32, |top, w| top.max(w.abs()));
-            let scale = largest / 127.0;
+            // NaN and infinity make the scale NaN, so that the output is: integers would hide them.
+            let (largest, poison) =
+                row.iter().fold((0f32, 0f32), |(top, poison), w| (top.max(w.abs()), poison + w * 0.0));
+            let scale = largest / 127.0 + poison;
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             let block = o / LANES * groups * LANES * 4;
             let mut sum = 0i32;
             for (i, w) in row.iter().enumerate() {
-                let rounded = (w * inverse).round() as i8;
+                let rounded = (w * inverse).round().clamp(-127.0, 127.0) as i8;
                 sum += i32::from(rounded);
                 self.packed[block + (i / 4 * LANES + o % LANES) * 4 + i % 4] = rounded;
             }
@@ -365,6 +376,14 @@ mod tests {
             tile(&x, 0..rows * groups * 4, &weights, groups, blocks, &mut got);
             plain(&x.values, &weights, groups, blocks, &mut want);
             assert_eq!(got, want, "{rows} rows");
+            // A processor with AVX-512 takes another kernel and has AVX2 too.
+            #[cfg(target_arch = "x86_64")]
+            if std::arch::is_x86_feature_detected!("avx2") {
+                got.fill(7);
+                // SAFETY: the processor has AVX2; the lengths are those that `tile` just took.
+                unsafe { avx2::tile(&x.wide, &weights, groups, blocks, &mut got) };
+                assert_eq!(got, want, "{rows} rows with AVX2");
+            }
         }
     }
 
@@ -376,6 +395,31 @@ mod tests {
             x[7] = bad;
             let y = matrix.forward(&Tensor::new(x.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap()).unwrap();
             assert!(y.to_vec2::<f32>().unwrap()[0].iter().all(|y| y.is_nan()), "{bad}");
+
+            // In a weight they are of one output.
+            let mut weight = noise(6, &[3, 20]).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            weight[27] = bad;
+            let matrix = Int8Matrix::new(&Tensor::from_vec(weight, (3, 20), &Device::Cpu).unwrap(), None).unwrap();
+            let y = matrix.forward(&noise(7, &[1, 20])).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(y[0].iter().map(|y| y.is_nan()).collect::<Vec<_>>(), [false, true, false], "a weight of {bad}");
         }
+    }
+
+    #[test]
+    fn a_sum_that_could_leave_32_bits_is_refused() {
+        let weight = |inputs| Tensor::zeros((1, inputs), candle_core::DType::F32, &Device::Cpu).unwrap();
+        Int8Matrix::new(&weight(MOST_INPUTS), None).unwrap();
+        let error = Int8Matrix::new(&weight(MOST_INPUTS + 1), None).unwrap_err();
+        assert!(error.to_string().contains("66312") && error.find_hint().is_some(), "{error}");
+    }
+
+    /// The least numbers there are have an inverse beyond all numbers.
+    #[test]
+    fn weights_next_to_nothing_stay_within_their_range() {
+        let weight = Tensor::new(&[[f32::MIN_POSITIVE, -f32::MIN_POSITIVE, 1e-45, 0.0]], &Device::Cpu).unwrap();
+        let matrix = Int8Matrix::new(&weight, None).unwrap();
+        assert!(matrix.packed.iter().all(|w| *w >= -127), "{:?}", &matrix.packed[..4]);
+        let y = matrix.forward(&noise(8, &[1, 4])).unwrap().to_vec2::<f32>().unwrap();
+        assert!(y[0][0].abs() < 1e-36, "{y:?}");
     }
 }

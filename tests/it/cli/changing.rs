@@ -99,6 +99,42 @@ fn an_index_is_changed_by_commands_and_every_change_is_found() {
 }
 
 #[test]
+fn what_was_asked_for_stays_until_it_is_released() {
+    let folder = folder();
+    let at = index_copy(folder.path());
+    let kept = || {
+        let versions = index(&["versions", "--json"], &at).run().json();
+        let of = |version: &Value| (version["generation"].as_u64().unwrap(), version["protected_by"].clone());
+        versions.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let refresh = || index(&["refresh", "--precision", "bf16"], &at).run().done();
+    refresh();
+    assert_eq!(kept(), [(1, json!(["base"])), (2, json!(["base"]))], "of two encoders each has its generation");
+    refresh();
+    assert_eq!(kept(), [(1, json!(["base"])), (2, json!([])), (3, json!(["base"]))], "the newest of an encoder's");
+
+    let versions = format!("ragtune index versions --index {}", at.display());
+    index(&["release"], &at).run().refused(&["--generation"]);
+    index(&["release", "--generation", "9"], &at).run().refused(&["generation 9", "1, 2, 3", &versions]);
+    index(&["release", "--generation", "2"], &at).run().refused(&["nobody keeps generation 2", &versions]);
+    index(&["release", "--owner", "run-x"], &at).run().refused(&["`run-x`", "`base` (generation 1)", &versions]);
+    let released = index(&["release", "--generation", "1", "--json"], &at).run().json();
+    assert_eq!(released, json!([{ "generation": 1, "owner": "base" }]));
+    let said = index(&["release", "--owner", "base"], &at).run().done().stdout;
+    assert!(said.contains("`base` no longer keeps generation 3") && said.contains("ragtune index gc"), "{said}");
+    index(&["gc"], &at).run().done();
+    assert_eq!(kept(), [(2, json!([])), (3, json!([]))], "the newest and the one before");
+    for (flag, value, says) in [
+        ("--reuse-graph", "5", "0 to 1"),
+        ("--reuse-graph", "NaN", "0 to 1"),
+        ("--batch-tokens", "0", "--batch-tokens 0"),
+    ] {
+        index(&["refresh"], &at).with(flag, value).run().refused(&[value, says]);
+    }
+    assert_eq!(kept().len(), 2, "what is refused embeds nothing");
+}
+
+#[test]
 fn a_search_can_be_among_some_passages() {
     let folder = folder();
     let at = base_index();

@@ -37,9 +37,13 @@ fn the_same_passages_with_the_same_scores_are_found_however_vectors_are_held() {
     let bytes: u64 =
         stats["derived_vectors"].as_array().unwrap().iter().map(|one| one["bytes"].as_u64().unwrap()).sum();
     assert_eq!(stats["bytes"]["derived"], bytes);
-    let said =
-        ragtune(&["index", "search", "--query", "who", "--vectors", "int8"]).with("--index", &index).run().done();
-    assert!(said.stderr.starts_with("walking by int8, recall@10 "), "{said:#?}");
+    let said = |beam: &[&str]| {
+        let search = ragtune(&["index", "search", "--query", "who", "--vectors", "int8"]).and(beam);
+        search.with("--index", &index).run().done().stderr
+    };
+    let walked = said(&["--top-k", "2", "--ef", "2"]);
+    assert!(walked.starts_with("walking by int8, recall@10 "), "{walked}");
+    assert_eq!(said(&[]), "", "among so few passages each is compared");
     let text = ragtune(&["index", "stats"]).with("--index", &index).run().done().stdout;
     assert!(text.contains("as int8") && text.contains("as mapped"), "{text}");
     assert!(is_clean(&index));
