@@ -45,13 +45,16 @@ pub struct RefreshRecord {
     pub cpu_seconds: f64,
     /// Bytes written.
     pub bytes: u64,
-    /// Recall@10 on probe questions of the index as it was, as it is searched, by the live encoder.
+    /// Recall@10 on probe questions of the index as it was, by the live encoder. The index's own ranking, stored and replaced vectors
+    /// mixed: what `rows` and `lazy` search for candidates, never what they read.
     pub recall_before: Option<f64>,
     /// The same of the index after it.
     pub recall_after: Option<f64>,
-    /// The first of these where candidates were ranked by live vectors.
+    /// The first of these where candidates are ranked by live vectors: what steps read.
     pub recall_reranked: Option<f64>,
-    /// The first of these as it was estimated to decide.
+    /// The second of these where candidates are ranked by live vectors afterwards: `rows`.
+    pub recall_reranked_after: Option<f64>,
+    /// `recall_before` as it was estimated to decide.
     pub estimate: Option<f64>,
     /// What stands for the truth in these; empty in records of versions that knew exact search only.
     pub measured: String,
@@ -78,6 +81,7 @@ impl RefreshRecord {
             ("refresh_recall_before", self.recall_before),
             ("refresh_recall_after", self.recall_after),
             ("refresh_recall_reranked", self.recall_reranked),
+            ("refresh_recall_reranked_after", self.recall_reranked_after),
             ("refresh_overlap", self.overlap),
             ("refresh_distinct_passages", Some(self.distinct as f64)),
             ("refresh_age", Some(self.age as f64)),

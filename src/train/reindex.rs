@@ -113,8 +113,8 @@ impl Trainer<'_> {
         } else {
             // The new vectors are a snapshot's, which the encoder has left behind: they are no truth either.
             let (old, new) = (&self.pipeline.generation, &embedded.generation);
-            let pool = self.pool(&[old, new], self.following.sample, Vec::new())?;
-            record.passages += pool.passages as u64;
+            let pool = self.pool(&[old, new], probe::Wanted { sample: self.following.sample, ..Default::default() })?;
+            record.passages += pool.embedded as u64;
             self.compare_by(&pool, old, new)?
         };
         (record.recall_before, record.recall_after) = (Some(seen.before), Some(seen.after));

@@ -50,6 +50,7 @@ fn left(out: &Path) -> Left {
         "recall_before",
         "recall_after",
         "recall_reranked",
+        "recall_reranked_after",
         "estimate",
         "overlap",
         "distinct",
@@ -139,8 +140,11 @@ fn every_policy_trains_records_and_goes_on_with_the_same_bits() {
                 assert_eq!((steps, actions), (vec![2, 4, 6], vec!["rows", "rows", "embedded"]));
                 assert!(refreshes[0]["passages"].as_u64().unwrap() <= 70, "{refreshes:?}");
                 for renewed in &refreshes[..2] {
-                    let (raw, ranked) = (&renewed["recall_before"], &renewed["recall_reranked"]);
-                    assert!(ranked.as_f64().unwrap() >= raw.as_f64().unwrap(), "{renewed}");
+                    for (raw, ranked) in
+                        [("recall_before", "recall_reranked"), ("recall_after", "recall_reranked_after")]
+                    {
+                        assert!(renewed[ranked].as_f64().unwrap() >= renewed[raw].as_f64().unwrap(), "{renewed}");
+                    }
                 }
                 assert!(refreshes[0]["measured"].as_str().unwrap().contains("upper bound"), "{refreshes:?}");
             }

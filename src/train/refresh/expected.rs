@@ -31,9 +31,9 @@ impl RefreshSettings {
             }
             Policy::Lazy => Expected { refreshes: all + last, others: ranked(), at_most: true },
             Policy::Rows => {
-                // Measured by a sample, and by those candidates of its questions that are not in it.
+                // Measured by a sample, and by the candidates of its questions, before and after, that are not in it.
                 let questions = probe_questions(self.sample) as u64;
-                let measuring = (sample + questions * self.depth as u64).min(corpus as u64);
+                let measuring = (sample + 2 * questions * self.depth as u64).min(corpus as u64);
                 let rows = self.rows_of(corpus) as u64 + measuring;
                 Expected { refreshes: last, others: all * rows + ranked(), at_most: true }
             }

@@ -3,8 +3,9 @@
 //! Where the whole corpus was embedded anyway, the truth is exact search among the new vectors. Where it was not, the truth is
 //! estimated: the passages that the compared indexes find nearest to the questions, taken rank by rank until the sample is full,
 //! are embedded with the live encoder, and the ten best of these are taken for the ten best of all. What lies outside this pool
-//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole. Passages that fitted
-//! a map are left out of pool and lists alike: it would be measured on what it was made from.
+//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole, and so is every
+//! candidate where candidates are ranked by live vectors: one that is really nearer is part of the truth. Passages that fitted a map
+//! are left out of pool and lists alike: it would be measured on what it was made from.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use ragtune_index::{Generation, Search, Trust};
 
 use super::super::Trainer;
 use crate::cost::Phase;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::{Grad, Role};
 use crate::pipeline::embed::embed_some;
 
@@ -32,6 +33,8 @@ pub(super) struct Seen {
     /// Recall of what the next step's search would make of the candidates of the index before, where candidates are ranked by live
     /// vectors: as old as the policy lets them be.
     pub reranked: Option<f64>,
+    /// The same of the candidates that the index after names, where these are ranked by live vectors too.
+    pub reranked_after: Option<f64>,
     /// What the truth was.
     pub measured: String,
 }
@@ -43,18 +46,36 @@ struct Questions {
     vectors: Vec<f32>,
 }
 
-/// Passages embedded with the live encoder, and the best of them for some questions.
+/// What a pool is to hold.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wanted<'w> {
+    /// Passages, candidates not counted.
+    pub sample: usize,
+    /// Candidates of a question that are ranked by live vectors, all of which it holds too; 0: none are.
+    pub depth: usize,
+    /// Passages that do not count. Ordinals ascend.
+    pub without: &'w [u32],
+    /// Passages that are embedded already. Ordinals ascend.
+    pub known: &'w [u32],
+    /// Their vectors, (known, D) row-major.
+    pub vectors: &'w [f32],
+}
+
+/// Passages with vectors of the live encoder, and the best of them for some questions.
 pub(super) struct Pool {
     questions: Questions,
     truth: Vec<Vec<u32>>,
-    pub passages: usize,
-    whole: bool,
-    /// Passages that do not count. Ordinals ascend.
-    without: Vec<u32>,
     /// Those of the pool. Ordinals ascend.
-    chosen: Vec<u32>,
-    /// Their live vectors, (passages, D) row-major.
-    live: Vec<f32>,
+    pub chosen: Vec<u32>,
+    /// Their live vectors, (chosen, D) row-major.
+    pub live: Vec<f32>,
+    /// How many of them had to be embedded.
+    pub embedded: usize,
+    whole: bool,
+    /// Of each generation, where candidates are ranked by live vectors.
+    candidates: Vec<Found>,
+    /// See [`Wanted::without`].
+    without: Vec<u32>,
 }
 
 type Found = Vec<Vec<u32>>;
@@ -89,37 +110,50 @@ impl Trainer<'_> {
             after: share(&truth, &after),
             overlap: share(&before, &after),
             reranked,
+            reranked_after: None,
             measured: format!("exact search among the new vectors, {} training questions", questions.count),
         })
     }
 
-    /// Embeds up to `sample` passages that these generations find nearest to training questions. Those `without` do not count.
-    pub(super) fn pool(&self, generations: &[&Generation], sample: usize, without: Vec<u32>) -> Result<Pool> {
+    /// Passages that these generations find nearest to training questions, embedded as far as they are not known.
+    pub(super) fn pool(&self, generations: &[&Generation], wanted: Wanted<'_>) -> Result<Pool> {
+        let Wanted { sample, depth, without, known, vectors } = wanted;
         let corpus = &self.pipeline.corpus;
         let questions = self.probe_questions(probe_questions(sample))?;
         let whole = sample >= corpus.passages();
+        let found = |depth: usize| -> Result<Vec<Found>> {
+            let _span = self.ledger.span(Phase::Retrieve);
+            generations.iter().map(|one| self.nearest_of(one, &questions, depth, without)).collect()
+        };
+        let candidates = if depth == 0 { Vec::new() } else { found(depth.max(PROBE_DEPTH).min(corpus.passages()))? };
         let chosen: Vec<u32> = match whole {
             true => (0..corpus.len() as u32)
                 .filter(|one| !corpus.is_deleted(*one) && without.binary_search(one).is_err())
                 .collect(),
             false => {
-                let _span = self.ledger.span(Phase::Retrieve);
-                let depth = (4 * sample / questions.count.max(1)).max(PROBE_DEPTH).min(corpus.passages());
-                let lists = generations.iter().map(|one| self.nearest_of(one, &questions, depth, &without));
-                by_rank(&lists.collect::<Result<Vec<Found>>>()?.concat(), PROBE_DEPTH, sample)
+                let deep = (sample.saturating_mul(4) / questions.count.max(1)).max(PROBE_DEPTH).min(corpus.passages());
+                let mut chosen = by_rank(&found(deep)?.concat(), PROBE_DEPTH, sample);
+                chosen.extend(candidates.iter().flatten().flatten());
+                chosen.into_iter().collect()
             }
         };
+        let dim = self.pipeline.encoder.dim();
+        let unknown: Vec<u32> = chosen.iter().copied().filter(|one| known.binary_search(one).is_err()).collect();
         let Self { pipeline, embed_settings, ledger, .. } = self;
-        let live = embed_some(&pipeline.encoder, &pipeline.corpus, &chosen, embed_settings, ledger)?;
-        let dim = pipeline.encoder.dim();
+        let embedded = embed_some(&pipeline.encoder, &pipeline.corpus, &unknown, embed_settings, ledger)?;
         let _span = self.ledger.span(Phase::Retrieve);
-        let of = |one: u32| -> Result<&[f32]> {
-            let place = chosen.binary_search(&one).unwrap_or_default();
-            Ok(live.get(place * dim..(place + 1) * dim).unwrap_or_default())
-        };
-        let rows = questions.vectors.chunks_exact(dim);
-        let truth = rows.map(|question| best(question, chosen.clone(), PROBE_DEPTH, of)).collect::<Result<Found>>()?;
-        Ok(Pool { questions, truth, passages: chosen.len(), whole, without, chosen, live })
+        let mut live = Vec::with_capacity(chosen.len() * dim);
+        for one in &chosen {
+            let (vectors, place) = match known.binary_search(one) {
+                Ok(place) => (vectors, place),
+                Err(_) => (&embedded[..], unknown.binary_search(one).unwrap_or_default()),
+            };
+            live.extend_from_slice(vectors.get(place * dim..(place + 1) * dim).unwrap_or_default());
+        }
+        let (embedded, without) = (unknown.len(), without.to_vec());
+        let mut pool = Pool { questions, truth: Vec::new(), chosen, live, embedded, whole, candidates, without };
+        pool.truth = pool.ranked(vec![pool.chosen.clone(); pool.questions.count], dim)?;
+        Ok(pool)
     }
 
     /// Compares two generations by a pool.
@@ -127,38 +161,19 @@ impl Trainer<'_> {
         let _span = self.ledger.span(Phase::Retrieve);
         let nearest = |one: &Generation| self.nearest_of(one, &pool.questions, PROBE_DEPTH, &pool.without);
         let (before, after) = (nearest(old)?, nearest(new)?);
+        let dim = self.pipeline.encoder.dim();
+        let reranked = |candidates: Option<&Found>| -> Result<Option<f64>> {
+            let Some(candidates) = candidates else { return Ok(None) };
+            Ok(Some(share(&pool.truth, &pool.ranked(candidates.clone(), dim)?)))
+        };
         Ok(Seen {
             before: share(&pool.truth, &before),
             after: share(&pool.truth, &after),
             overlap: share(&before, &after),
-            reranked: None,
+            reranked: reranked(pool.candidates.first())?,
+            reranked_after: reranked(pool.candidates.last())?,
             measured: pool.about(),
         })
-    }
-
-    /// Recall of what a step makes of the candidates of a generation: `depth` of them, each ranked by its live vector. Candidates that
-    /// the pool lacks are embedded; how many they were.
-    pub(super) fn reranked_by(&self, pool: &Pool, old: &Generation, depth: usize) -> Result<(f64, usize)> {
-        let candidates = {
-            let _span = self.ledger.span(Phase::Retrieve);
-            self.nearest_of(old, &pool.questions, depth.max(PROBE_DEPTH), &pool.without)?
-        };
-        let all: BTreeSet<u32> = candidates.iter().flatten().copied().collect();
-        let missing: Vec<u32> = all.into_iter().filter(|one| pool.chosen.binary_search(one).is_err()).collect();
-        let Self { pipeline, embed_settings, ledger, .. } = self;
-        let more = embed_some(&pipeline.encoder, &pipeline.corpus, &missing, embed_settings, ledger)?;
-        let dim = pipeline.encoder.dim();
-        let _span = self.ledger.span(Phase::Retrieve);
-        let of = |one: u32| -> Result<&[f32]> {
-            let (vectors, place) = match pool.chosen.binary_search(&one) {
-                Ok(place) => (&pool.live, place),
-                Err(_) => (&more, missing.binary_search(&one).unwrap_or_default()),
-            };
-            Ok(vectors.get(place * dim..(place + 1) * dim).unwrap_or_default())
-        };
-        let rows = candidates.into_iter().zip(pool.questions.vectors.chunks_exact(dim));
-        let ranked = rows.map(|(row, question)| best(question, row, PROBE_DEPTH, of)).collect::<Result<Found>>()?;
-        Ok((share(&pool.truth, &ranked), missing.len()))
     }
 
     /// The nearest passages that are none of those left out.
@@ -195,13 +210,24 @@ impl Trainer<'_> {
 }
 
 impl Pool {
+    /// The best of some passages of the pool for each question, by live vectors.
+    fn ranked(&self, candidates: Found, dim: usize) -> Result<Found> {
+        let of = |one: u32| -> Result<&[f32]> {
+            let place = self.chosen.binary_search(&one).ok();
+            let vector = place.and_then(|place| self.live.get(place * dim..(place + 1) * dim));
+            vector.ok_or_else(|| Error::new(format!("passage number `{one}` was to be ranked and is not embedded")))
+        };
+        let rows = candidates.into_iter().zip(self.questions.vectors.chunks_exact(dim));
+        rows.map(|(row, question)| best(question, row, PROBE_DEPTH, of)).collect()
+    }
+
     fn about(&self) -> String {
         let questions = self.questions.count;
         match self.whole {
             true => format!("all passages embedded anew, {questions} training questions"),
             false => format!(
                 "estimated, an upper bound: the best of {} passages nearest to {questions} training questions, embedded anew{}",
-                self.passages,
+                self.chosen.len(),
                 if self.without.is_empty() { "" } else { "; those that fitted the map left out" }
             ),
         }
@@ -222,9 +248,8 @@ fn ordinals(hits: Vec<Vec<ragtune_index::Hit>>) -> Found {
     hits.into_iter().map(|row| row.into_iter().map(|hit| hit.ordinal).collect()).collect()
 }
 
-/// The first `least` of every list, then the next of every list, and so on, until there are `most` different passages. Ordinals
-/// ascend.
-fn by_rank(lists: &[Vec<u32>], least: usize, most: usize) -> Vec<u32> {
+/// The first `least` of every list, then the next of every list, and so on, until there are `most` different passages.
+fn by_rank(lists: &[Vec<u32>], least: usize, most: usize) -> BTreeSet<u32> {
     let deepest = lists.iter().map(Vec::len).max().unwrap_or_default();
     let mut chosen = BTreeSet::new();
     let ranked = |rank: usize| lists.iter().filter_map(move |list| Some((rank, *list.get(rank)?)));
@@ -234,7 +259,7 @@ fn by_rank(lists: &[Vec<u32>], least: usize, most: usize) -> Vec<u32> {
         }
         chosen.insert(ordinal);
     }
-    chosen.into_iter().collect()
+    chosen
 }
 
 /// The `depth` candidates with the highest inner products with a question; ties by ordinal.
@@ -266,10 +291,10 @@ mod tests {
     #[test]
     fn pools_are_filled_rank_by_rank() {
         let lists = [vec![5, 1, 9], vec![5, 7, 8], vec![2, 1]];
-        assert_eq!(by_rank(&lists, 0, 2), [2, 5]);
-        assert_eq!(by_rank(&lists, 1, 1), [2, 5]);
-        assert_eq!(by_rank(&lists, 0, 3), [1, 2, 5]);
-        assert_eq!(by_rank(&lists, 0, 99), [1, 2, 5, 7, 8, 9]);
+        assert_eq!(by_rank(&lists, 0, 2), [2, 5].into());
+        assert_eq!(by_rank(&lists, 1, 1), [2, 5].into());
+        assert_eq!(by_rank(&lists, 0, 3), [1, 2, 5].into());
+        assert_eq!(by_rank(&lists, 0, 99), [1, 2, 5, 7, 8, 9].into());
         assert!(by_rank(&[], 1, 3).is_empty());
     }
 
