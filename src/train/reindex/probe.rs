@@ -1,4 +1,4 @@
-//! How true an index is: recall@10 over training questions as the live encoder sees them.
+//! How true an index is: recall@10 over training questions, drawn by the run's seed, as the live encoder sees them.
 //!
 //! Where the whole corpus was embedded anyway, the truth is exact search among the new vectors. Where it was not, the truth is
 //! estimated: the passages that the compared indexes find nearest to the questions, taken rank by rank until the sample is full,
@@ -10,14 +10,17 @@
 use std::collections::BTreeSet;
 
 use ragtune_index::{Generation, Search, Trust};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 
 use super::super::Trainer;
-use crate::cost::Phase;
+use crate::cost::{Counts, Phase};
 use crate::error::{Error, Result};
 use crate::models::{Grad, Role};
 use crate::pipeline::embed::embed_some;
 
-/// Training questions that an index is measured on.
+/// Training questions that an index is measured on; see [`probe_rows`].
 const PROBES: usize = 64;
 /// Passages compared for each of them.
 const PROBE_DEPTH: usize = 10;
@@ -87,7 +90,7 @@ impl Trainer<'_> {
         let depth = PROBE_DEPTH.min(passages);
         let questions = self.probe_questions(PROBES)?;
         let _span = self.ledger.span(Phase::Retrieve);
-        let truth = ordinals(new.search(&questions.vectors, depth, Search::Exact, Trust::StaleAllowed)?);
+        let truth = self.found(new, &questions, depth, Search::Exact)?;
         let fresh = self.context.fresh.as_ref().map(|fresh| fresh.borrow());
         let old = fresh.as_ref().and_then(|fresh| fresh.view()).unwrap_or(&self.pipeline.generation);
         let (before, after) = (self.nearest(old, &questions, depth)?, self.nearest(new, &questions, depth)?);
@@ -187,18 +190,27 @@ impl Trainer<'_> {
         let passages = self.pipeline.corpus.passages();
         let left = passages.saturating_sub(without.len()).max(1);
         // Twice what would do if those left out were spread evenly.
-        let wide = if without.is_empty() { depth } else { 2 * depth * passages.div_ceil(left) };
+        let wide =
+            if without.is_empty() { depth } else { depth.saturating_mul(2).saturating_mul(passages.div_ceil(left)) };
         let lists = self.nearest(generation, questions, wide.min(passages))?;
         Ok(lists.into_iter().map(|list| others(list, without, depth)).collect())
     }
 
     fn nearest(&self, generation: &Generation, questions: &Questions, depth: usize) -> Result<Found> {
-        Ok(ordinals(generation.search(&questions.vectors, depth, self.pipeline.search, Trust::StaleAllowed)?))
+        self.found(generation, questions, depth, self.pipeline.search)
+    }
+
+    /// What a search finds, counted to the span that is open.
+    fn found(&self, generation: &Generation, questions: &Questions, depth: usize, search: Search) -> Result<Found> {
+        self.ledger.add(Counts { searches: questions.count as u64, ..Counts::default() });
+        let hits = generation.search(&questions.vectors, depth, search, Trust::StaleAllowed)?;
+        Ok(hits.into_iter().map(|row| row.into_iter().map(|hit| hit.ordinal).collect()).collect())
     }
 
     fn probe_questions(&self, most: usize) -> Result<Questions> {
-        let texts: Vec<&str> =
-            self.questions.questions.iter().take(most).map(|question| question.question.as_str()).collect();
+        let all = &self.questions.questions;
+        let rows = probe_rows(all.len(), most, self.config.seed);
+        let texts: Vec<&str> = rows.into_iter().filter_map(|row| Some(all.get(row)?.question.as_str())).collect();
         let span = self.ledger.span(Phase::Embed);
         let encoder = &self.pipeline.encoder;
         let tokenized = encoder.tokenize(&texts, Role::Question)?;
@@ -239,13 +251,22 @@ pub fn probe_questions(sample: usize) -> usize {
     (sample / POOLED).clamp(1, PROBES)
 }
 
+/// The questions that an index is measured on: drawn from the seed alone, so that every policy and every step of a run, resumed or
+/// not, asks the same, and fewer are part of more. Files of questions may be sorted by topic.
+fn probe_rows(questions: usize, most: usize, seed: u64) -> Vec<usize> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"probes");
+    hasher.update(&seed.to_le_bytes());
+    let mut random = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
+    let mut rows: Vec<usize> = (0..questions).collect();
+    rows.shuffle(&mut random);
+    rows.truncate(most);
+    rows
+}
+
 /// The first `depth` of a list that are none of `without`, whose ordinals ascend.
 fn others(list: Vec<u32>, without: &[u32], depth: usize) -> Vec<u32> {
     list.into_iter().filter(|one| without.binary_search(one).is_err()).take(depth).collect()
-}
-
-fn ordinals(hits: Vec<Vec<ragtune_index::Hit>>) -> Found {
-    hits.into_iter().map(|row| row.into_iter().map(|hit| hit.ordinal).collect()).collect()
 }
 
 /// The first `least` of every list, then the next of every list, and so on, until there are `most` different passages.
@@ -296,6 +317,18 @@ mod tests {
         assert_eq!(by_rank(&lists, 0, 3), [1, 2, 5].into());
         assert_eq!(by_rank(&lists, 0, 99), [1, 2, 5, 7, 8, 9].into());
         assert!(by_rank(&[], 1, 3).is_empty());
+    }
+
+    #[test]
+    fn probes_are_drawn_from_the_whole_file_by_the_seed_alone() {
+        let of = |most, seed| probe_rows(1000, most, seed);
+        let rows = of(64, 3);
+        assert_eq!((rows.len(), &rows[..25]), (64, &of(25, 3)[..]));
+        assert_ne!(rows, of(64, 4));
+        assert!(rows.iter().any(|row| *row >= 500) && rows.iter().any(|row| *row < 500), "{rows:?}");
+        let mut few = probe_rows(10, 64, 3);
+        few.sort_unstable();
+        assert_eq!(few, (0..10).collect::<Vec<_>>());
     }
 
     #[test]
