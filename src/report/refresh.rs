@@ -19,6 +19,8 @@ pub enum RefreshAction {
     Adapter,
     /// It was measured, and what there was is searched on.
     Kept,
+    /// A snapshot was embedded in part, and training ended before it was put to use.
+    Dropped,
 }
 
 /// One refresh of the index, or one look at it.
@@ -35,11 +37,12 @@ pub struct RefreshRecord {
     pub generation: u32,
     /// Passages embedded for it, those that only measured included.
     pub passages: u64,
-    /// How many of these an interrupted process had embedded already: their seconds are on no bill.
+    /// How many of these had been embedded already, by an interrupted process or for a snapshot that was dropped. Their seconds are
+    /// on the bill as far as a checkpoint of this run had them: what a killed process did after its last is on no bill.
     pub taken_over: u64,
     /// Passages embedded within the steps since the one before, to rank candidates.
     pub between: u64,
-    /// Wall seconds that training waited, by phase (`embed`, `write`, `graph`, `swap`; `retrieve` measures).
+    /// Wall seconds that training waited, those of interrupted processes up to their last checkpoint included, by phase (`embed`, `write`, `graph`, `swap`; `retrieve` measures).
     pub seconds: BTreeMap<String, f64>,
     /// Processor seconds of all threads, those beside training included.
     pub cpu_seconds: f64,
@@ -71,7 +74,7 @@ pub struct RefreshRecord {
 impl RefreshRecord {
     /// Whether what is searched changed.
     pub fn changed(&self) -> bool {
-        self.action != RefreshAction::Kept
+        !matches!(self.action, RefreshAction::Kept | RefreshAction::Dropped)
     }
 
     /// What belongs on the training curve: no seconds, which differ from run to run.
