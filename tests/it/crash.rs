@@ -42,7 +42,7 @@ fn corpus() -> PathBuf {
 }
 
 /// The tiny corpus in small fragments, without vectors. Not to be changed.
-fn bare_index() -> &'static Path {
+pub fn bare_index() -> &'static Path {
     static INDEX: OnceLock<PathBuf> = OnceLock::new();
     INDEX.get_or_init(|| {
         let dir = shared().join("bare-index");

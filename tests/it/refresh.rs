@@ -5,6 +5,7 @@ mod equal;
 
 use std::path::Path;
 
+use ragtune_index::{Corpus, GraphParams, GraphPlan};
 use serde_json::Value;
 
 use crate::support::*;
@@ -336,4 +337,30 @@ fn a_depth_that_no_number_holds_a_batch_of_is_counted_as_all_there_are() {
         .done();
     let says = "at most 1 refreshes of 60 passages, and at most 540 passages for `--refresh lazy` besides";
     assert!(ran.stdout.contains(says), "{ran:#?}");
+}
+
+#[test]
+fn an_index_that_was_built_with_another_beam_and_fewer_probes_keeps_its_edges() {
+    let folder = folder();
+    let (index, out) = (folder.path().join("index"), folder.path().join("run"));
+    copy(crate::crash::bare_index(), &index);
+    let embedded = Corpus::open(base_index()).unwrap().current().unwrap().unwrap();
+    {
+        let corpus = Corpus::open(&index).unwrap();
+        let lock = corpus.lock("a test").unwrap();
+        let dim = embedded.dim();
+        let mut writer = corpus.begin(&lock, embedded.fingerprint(), dim).unwrap();
+        for fragment in writer.pending() {
+            let rows = fragment.first as usize * dim..(fragment.first + fragment.rows) as usize * dim;
+            writer.write(&fragment, &embedded.vectors()[rows]).unwrap();
+        }
+        let params = GraphParams { ef: 48, probes: 20, ..GraphParams::default() };
+        writer.commit(&params, GraphPlan::Build, &mut |_| {}).unwrap();
+    }
+    let settings = ["--refresh-every", "3"];
+    six_steps("full-reuse", &settings, &index, &out).with("--encoder", encoder()).run().done();
+    let record = json(&out.join("record.json"));
+    let refreshes = record["refreshes"].as_array().unwrap();
+    let graphs: Vec<&str> = refreshes.iter().map(|refresh| refresh["graph"].as_str().unwrap()).collect();
+    assert!(graphs.len() == 2 && graphs.iter().all(|graph| *graph != "build"), "{graphs:?}");
 }
