@@ -108,8 +108,9 @@ impl Fresh {
         }
     }
 
-    /// Vectors (N, D) row-major that the encoder, as it is before `step`, made for something else. The searches of that step take
-    /// them instead of embedding the same again; which passages they look at, and what they find, stays the same.
+    /// Vectors (N, D) row-major that the encoder, as it is before `step`, made for something else. The searches of that
+    /// step take them instead of embedding the same again; which passages they look at, and what they find, stays the
+    /// same.
     pub fn offer(&mut self, step: u64, ordinals: &[u32], vectors: &[f32], dim: usize) {
         if self.offered_at != step {
             (self.offered_at, self.offered) = (step, BTreeMap::new());

@@ -101,8 +101,8 @@ pub fn graph_params_of(corpus: &Corpus) -> Result<GraphParams> {
     Ok(found.map_or_else(GraphParams::default, |(graph, passages)| graph_params(&graph, passages)))
 }
 
-/// How a graph over so many passages was built and measured: one that is to keep its edges must be asked for alike. Where all
-/// passages were probes, it may have been for want of more.
+/// How a graph over so many passages was built and measured: one that is to keep its edges must be asked for alike.
+/// Where all passages were probes, it may have been for want of more.
 pub fn graph_params(graph: &GraphInfo, passages: usize) -> GraphParams {
     let GraphInfo { links, ef_construction, ef, probes, .. } = *graph;
     let least = if probes < passages { 1 } else { GraphParams::default().probes };
@@ -223,8 +223,8 @@ mod tests {
     fn a_graph_is_asked_for_as_it_was_built_and_measured() {
         let of = |ef, probes, passages| {
             let text = format!(
-                r#"{{"recall_at_10": 1.0, "probes": {probes}, "ef": {ef}, "links": 8, "ef_construction": 60, "origin": "build",
-                "unreachable_relinked": 0, "bytes": 1}}"#
+                r#"{{"recall_at_10": 1.0, "probes": {probes}, "ef": {ef}, "links": 8, "ef_construction": 60,
+                "origin": "build", "unreachable_relinked": 0, "bytes": 1}}"#
             );
             graph_params(&serde_json::from_str(&text).unwrap(), passages)
         };

@@ -37,19 +37,21 @@ pub struct RefreshRecord {
     pub generation: u32,
     /// Passages embedded for it, those that only measured included.
     pub passages: u64,
-    /// How many of these had been embedded already, by an interrupted process or for a snapshot that was dropped. Their seconds are
-    /// on the bill as far as a checkpoint of this run had them: what a killed process did after its last is on no bill.
+    /// How many of these had been embedded already, by an interrupted process or for a snapshot that was dropped. Their
+    /// seconds are on the bill as far as a checkpoint of this run had them: what a killed process did after its last is
+    /// on no bill.
     pub taken_over: u64,
     /// Passages embedded within the steps since the one before, to rank candidates.
     pub between: u64,
-    /// Wall seconds that training waited, those of interrupted processes up to their last checkpoint included, by phase (`embed`, `write`, `graph`, `swap`; `retrieve` measures).
+    /// Wall seconds that training waited, those of interrupted processes up to their last checkpoint included, by phase
+    /// (`embed`, `write`, `graph`, `swap`; `retrieve` measures).
     pub seconds: BTreeMap<String, f64>,
     /// Processor seconds of all threads, those beside training included.
     pub cpu_seconds: f64,
     /// Bytes written.
     pub bytes: u64,
-    /// Recall@10 on probe questions of the index as it was, by the live encoder. The index's own ranking, stored and replaced vectors
-    /// mixed: what `rows` and `lazy` search for candidates, never what they read.
+    /// Recall@10 on probe questions of the index as it was, by the live encoder. The index's own ranking, stored and
+    /// replaced vectors mixed: what `rows` and `lazy` search for candidates, never what they read.
     pub recall_before: Option<f64>,
     /// The same of the index after it.
     pub recall_after: Option<f64>,

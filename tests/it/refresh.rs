@@ -247,7 +247,8 @@ fn a_snapshot_that_training_ends_before_is_paid_for_and_on_record() {
     std::fs::write(&selection, all[all.len() - 4..].join("\n") + "\n").unwrap();
     let questions = folder.path().join("questions.jsonl");
     std::fs::write(&questions, all[..all.len() - 4].join("\n") + "\n").unwrap();
-    // Steps too small to change a score: the fifth look is the fourth in vain, and the snapshot of step 4 waits for step 8.
+    // Steps too small to change a score: the fifth look is the fourth in vain, and the snapshot of step 4 waits for
+    // step 8.
     ragtune(&["train", "--batch-size", "2", "--top-k", "2", "--eval-limit", "4", "--max-answer-tokens", "8"])
         .and(&["--strategy", "joint", "--train-passages", "true", "--steps", "9", "--select-by", "mrr"])
         .and(&["--refresh", "background", "--refresh-every", "4", "--refresh-lag", "4"])

@@ -41,7 +41,8 @@ impl Trainer<'_> {
             fresh.replace(generation, &chosen, &vectors)?;
             fresh.view().cloned().unwrap_or_else(|| generation.clone())
         };
-        // What is searched is never the overlay's own ranking: candidates are ranked by live vectors, and measured like that too.
+        // What is searched is never the overlay's own ranking: candidates are ranked by live vectors, and measured like
+        // that too.
         let (sample, depth) = (self.following.sample, self.following.depth);
         let known = Wanted { sample, depth, known: &chosen, vectors: &vectors, ..Wanted::default() };
         let pool = self.pool(&[&old, &new], known)?;

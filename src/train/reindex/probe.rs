@@ -3,9 +3,9 @@
 //! Where the whole corpus was embedded anyway, the truth is exact search among the new vectors. Where it was not, the truth is
 //! estimated: the passages that the compared indexes find nearest to the questions, taken rank by rank until the sample is full,
 //! are embedded with the live encoder, and the ten best of these are taken for the ten best of all. What lies outside this pool
-//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole, and so is every
-//! candidate where candidates are ranked by live vectors: one that is really nearer is part of the truth. Passages that fitted a map
-//! are left out of pool and lists alike: it would be measured on what it was made from.
+//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole, and so
+//! is every candidate where candidates are ranked by live vectors: one that is really nearer is part of the truth.
+//! Passages that fitted a map are left out of pool and lists alike: it would be measured on what it was made from.
 
 use std::collections::BTreeSet;
 
@@ -251,8 +251,8 @@ pub fn probe_questions(sample: usize) -> usize {
     (sample / POOLED).clamp(1, PROBES)
 }
 
-/// The questions that an index is measured on: drawn from the seed alone, so that every policy and every step of a run, resumed or
-/// not, asks the same, and fewer are part of more. Files of questions may be sorted by topic.
+/// The questions that an index is measured on: drawn from the seed alone, so that every policy and every step of a run,
+/// resumed or not, asks the same, and fewer are part of more. Files of questions may be sorted by topic.
 fn probe_rows(questions: usize, most: usize, seed: u64) -> Vec<usize> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"probes");
