@@ -4,8 +4,9 @@
 
 Share and CPU share: seconds, and processor seconds, charged to refreshes during training, the last one before the final
 evaluation left out (every policy that moves passages pays it), of all that training and these refreshes took. Recall: of the
-index as it is searched, before each refresh, against exact search among live vectors (`~`: estimated on a pool of passages, an
-upper bound; `>`: after candidates were ranked by live vectors); the last is just before the final refresh.
+index by its own ranking, before each refresh, against exact search among live vectors (`~`: estimated on a pool of passages, an
+upper bound; behind `>`: of the same index with its candidates ranked by live vectors, which is what `rows` and `lazy` read); the
+last is just before the final refresh.
 """
 
 import json

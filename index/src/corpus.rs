@@ -25,7 +25,7 @@ use crate::table::{DATASET, Rows, Table};
 use crate::torn::set_torn_manifest_aside;
 use crate::vectors::Vectors;
 use crate::vouch;
-use crate::writer::GenerationWriter;
+use crate::writer::{GenerationWriter, Staging};
 
 /// An index directory, open for reading; writing needs its [`WriterLock`] besides.
 ///
@@ -243,6 +243,12 @@ impl Corpus {
     /// dimension.
     pub fn begin<'a>(&'a self, lock: &'a WriterLock, by: &Fingerprint, dim: usize) -> Result<GenerationWriter<'a>> {
         GenerationWriter::begin(self, lock, by, dim)
+    }
+
+    /// Goes on with a writer that was laid aside. What it had staged is taken as it was left; only where something else
+    /// was committed meanwhile is it begun again, as by [`begin`](Self::begin).
+    pub fn go_on<'a>(&'a self, lock: &'a WriterLock, staging: Staging) -> Result<GenerationWriter<'a>> {
+        GenerationWriter::go_on(self, lock, staging)
     }
 
     /// Repairs everything that can be: rebuilds missing or damaged graphs from the vectors, removes what killed processes

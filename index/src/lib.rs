@@ -94,4 +94,4 @@ pub use stats::Stats;
 pub use survey::GenerationInfo;
 pub use vectors::{CodesInfo, DerivedVectors, Held, NO_FILE, Vectors};
 pub use versions::VersionInfo;
-pub use writer::GenerationWriter;
+pub use writer::{GenerationWriter, Staging};

@@ -39,7 +39,34 @@ pub struct GenerationWriter<'a> {
     journal: Journal,
 }
 
+/// A writer at rest: what it has staged, so that [`Corpus::go_on`] need not read it again.
+#[derive(Debug)]
+pub struct Staging {
+    table: Table,
+    number: u32,
+    dim: usize,
+    fingerprint: Fingerprint,
+    staged: BTreeMap<u64, Staged>,
+    journal: Journal,
+}
+
 impl<'a> GenerationWriter<'a> {
+    /// Lays it aside without a commit.
+    pub fn rest(self) -> Staging {
+        let Self { table, number, dim, fingerprint, staged, journal, .. } = self;
+        Staging { table, number, dim, fingerprint, staged, journal }
+    }
+
+    /// See [`Corpus::go_on`].
+    pub(crate) fn go_on(corpus: &'a Corpus, lock: &'a WriterLock, staging: Staging) -> Result<GenerationWriter<'a>> {
+        lock.must_be_for(corpus.dir())?;
+        let Staging { table, number, dim, fingerprint, staged, journal } = staging;
+        if corpus.table().latest()?.version() != table.version() {
+            return Self::begin(corpus, lock, &fingerprint, dim);
+        }
+        Ok(Self { corpus, _lock: lock, table, number, dim, fingerprint, staged, journal })
+    }
+
     /// See [`Corpus::begin`].
     pub(crate) fn begin(
         corpus: &'a Corpus,

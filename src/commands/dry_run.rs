@@ -28,8 +28,8 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     let moving = stages.iter().filter(|stage| stage.trains.passages).count() as u64;
     let following = RefreshSettings::of(config)?;
     let expected = following.expected(config.steps, config.batch_size, corpus.len());
-    let (refreshes, others) = (moving * expected.refreshes, moving * expected.others);
-    let passages = refreshes * corpus.len() as u64 + others;
+    let (refreshes, others) = (moving.saturating_mul(expected.refreshes), moving.saturating_mul(expected.others));
+    let passages = refreshes.saturating_mul(corpus.len() as u64).saturating_add(others);
     let at_most = if expected.at_most && moving > 0 { "at most " } else { "" };
     let steps: u64 = (0..stages.len()).map(|number| config.steps_of(number, stages.len())).sum();
     let questions = steps * config.batch_size as u64;

@@ -43,6 +43,9 @@ pub struct Fresh {
     /// How far the vector that is searched lay from the live one when a passage was embedded last: 1 - cosine. Kept when the
     /// vector itself is forgotten.
     drift: BTreeMap<u32, f32>,
+    /// Vectors of other hands, by the encoder as it is at step `offered_at`.
+    offered: BTreeMap<u32, Vec<f32>>,
+    offered_at: u64,
     used: Used,
 }
 
@@ -56,7 +59,7 @@ struct Live {
 pub struct Used {
     /// Candidates that were embedded.
     pub embedded: u64,
-    /// Candidates whose vector was still live.
+    /// Candidates whose vector was still live, or was made at this step for something else.
     pub known: u64,
 }
 
@@ -89,6 +92,8 @@ impl Fresh {
             view: None,
             near: BTreeMap::new(),
             drift: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            offered_at: 0,
             used: Used::default(),
         }
     }
@@ -98,6 +103,20 @@ impl Fresh {
         let age = self.settings.age;
         (self.step, self.stale, self.used) = (step, stale, Used::default());
         self.live.retain(|_, live| step - live.step <= age);
+        if self.offered_at != step {
+            self.offered.clear();
+        }
+    }
+
+    /// Vectors (N, D) row-major that the encoder, as it is before `step`, made for something else. The searches of that
+    /// step take them instead of embedding the same again; which passages they look at, and what they find, stays the
+    /// same.
+    pub fn offer(&mut self, step: u64, ordinals: &[u32], vectors: &[f32], dim: usize) {
+        if self.offered_at != step {
+            (self.offered_at, self.offered) = (step, BTreeMap::new());
+        }
+        let rows = vectors.chunks_exact(dim.max(1)).map(<[f32]>::to_vec);
+        self.offered.extend(ordinals.iter().copied().zip(rows));
     }
 
     /// What the searches since [`begin`](Self::begin) took.
@@ -131,15 +150,18 @@ impl Fresh {
         }
         let all: BTreeSet<u32> = candidates.iter().flatten().copied().collect();
         let missing: Vec<u32> = all.iter().copied().filter(|ordinal| !self.live.contains_key(ordinal)).collect();
-        self.used.known += (all.len() - missing.len()) as u64;
-        self.used.embedded += missing.len() as u64;
+        let unknown: Vec<u32> = missing.iter().copied().filter(|ordinal| !self.offered.contains_key(ordinal)).collect();
+        self.used.known += (all.len() - unknown.len()) as u64;
+        self.used.embedded += unknown.len() as u64;
         if !missing.is_empty() {
             let _activity = ledger.activity(Activity::Refresh);
-            let vectors = embed_some(&pipeline.encoder, &pipeline.corpus, &missing, &self.settings.embed, ledger)?;
+            let vectors = embed_some(&pipeline.encoder, &pipeline.corpus, &unknown, &self.settings.embed, ledger)?;
+            let mut embedded = vectors.chunks_exact(pipeline.encoder.dim());
             let step = self.step;
-            for (one, row) in missing.iter().zip(vectors.chunks_exact(pipeline.encoder.dim())) {
-                self.drift.insert(*one, 1.0 - dot(row, generation.vector(*one)?));
-                self.live.insert(*one, Live { step, vector: row.to_vec() });
+            for one in missing {
+                let Some(row) = self.offered.get(&one).map(Vec::as_slice).or_else(|| embedded.next()) else { continue };
+                self.drift.insert(one, 1.0 - dot(row, generation.vector(one)?));
+                self.live.insert(one, Live { step, vector: row.to_vec() });
             }
         }
         let _span = ledger.span(Phase::Retrieve);
@@ -177,14 +199,15 @@ impl Fresh {
         self.view.as_ref()
     }
 
-    /// Replaces vectors of `generation` by these, (N, D) row-major, for the search of candidates.
+    /// Replaces vectors of `generation` by these, (N, D) row-major, for the search of candidates. Ordinals ascend.
     pub fn replace(&mut self, generation: &Generation, ordinals: &[u32], vectors: &[f32]) -> Result<()> {
+        debug_assert!(ordinals.is_sorted());
         let rows = vectors.chunks_exact(generation.dim()).map(<[f32]>::to_vec);
         self.overlay.extend(ordinals.iter().copied().zip(rows));
         self.view = self.over(generation)?;
         self.near.clear();
         // What is searched is what the encoder says now.
-        self.drift.retain(|ordinal, _| !ordinals.contains(ordinal));
+        self.drift.retain(|ordinal, _| ordinals.binary_search(ordinal).is_err());
         Ok(())
     }
 
@@ -291,6 +314,21 @@ mod tests {
         assert_eq!((fresh.live(7, 7), fresh.live(7, 8), fresh.live(1, 7)), (Some(&[1.0, 0.0][..]), None, None));
         fresh.begin(8, true);
         assert!(fresh.live.is_empty());
+    }
+
+    #[test]
+    fn an_offer_is_for_the_step_it_was_made_for() {
+        let mut fresh = fresh(0);
+        fresh.offer(4, &[3, 7], &[0.6, 0.8, 1.0, 0.0], 2);
+        fresh.offer(4, &[5], &[0.0, 1.0], 2);
+        fresh.begin(4, true);
+        let offered: Vec<u32> = fresh.offered.keys().copied().collect();
+        assert_eq!((offered, &fresh.offered[&7][..]), (vec![3, 5, 7], &[1.0, 0.0][..]));
+        // The weights have moved since.
+        fresh.offer(5, &[9], &[0.0, 1.0], 2);
+        assert_eq!(fresh.offered.keys().collect::<Vec<_>>(), [&9]);
+        fresh.begin(6, true);
+        assert!(fresh.offered.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ragtune_index::{Corpus, Fingerprint, Generation, GraphParams};
+use ragtune_index::{Corpus, Fingerprint, Generation, GraphInfo, GraphParams};
 use serde::{Deserialize, Serialize};
 
 use super::embed::fingerprint_of;
@@ -97,13 +97,16 @@ pub fn precision_of(by: &Fingerprint) -> Result<Precision> {
 
 /// How the newest graph of an index was built; the defaults where there is none.
 pub fn graph_params_of(corpus: &Corpus) -> Result<GraphParams> {
-    let defaults = GraphParams::default();
-    let graph = corpus.generations()?.into_iter().rev().find_map(|info| info.graph);
-    Ok(graph.map_or(defaults, |graph| GraphParams {
-        links: graph.links,
-        ef_construction: graph.ef_construction,
-        ..defaults
-    }))
+    let found = corpus.generations()?.into_iter().rev().find_map(|info| Some((info.graph?, info.len)));
+    Ok(found.map_or_else(GraphParams::default, |(graph, passages)| graph_params(&graph, passages)))
+}
+
+/// How a graph over so many passages was built and measured: one that is to keep its edges must be asked for alike.
+/// Where all passages were probes, it may have been for want of more.
+pub fn graph_params(graph: &GraphInfo, passages: usize) -> GraphParams {
+    let GraphInfo { links, ef_construction, ef, probes, .. } = *graph;
+    let least = if probes < passages { 1 } else { GraphParams::default().probes };
+    GraphParams { links, ef_construction, ef, probes: probes.max(least) }
 }
 
 /// What an encoder folder says of itself beside its weights, in `ragtune.json`: which vectors its questions may search,
@@ -210,4 +213,24 @@ fn none_for(corpus: &Corpus, encoder: &Encoder, folder: &Path) -> Result<Error> 
         stored.differences(&by).join("; ")
     ))
     .hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graph_is_asked_for_as_it_was_built_and_measured() {
+        let of = |ef, probes, passages| {
+            let text = format!(
+                r#"{{"recall_at_10": 1.0, "probes": {probes}, "ef": {ef}, "links": 8, "ef_construction": 60,
+                "origin": "build", "unreachable_relinked": 0, "bytes": 1}}"#
+            );
+            graph_params(&serde_json::from_str(&text).unwrap(), passages)
+        };
+        assert_eq!(of(32, 20, 300), GraphParams { links: 8, ef_construction: 60, probes: 20, ef: 32 });
+        // All that there were: a corpus that grows is measured on more.
+        assert_eq!(of(64, 60, 60).probes, GraphParams::default().probes);
+        assert_eq!(of(64, 300, 300).probes, 300);
+    }
 }

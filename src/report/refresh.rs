@@ -19,6 +19,8 @@ pub enum RefreshAction {
     Adapter,
     /// It was measured, and what there was is searched on.
     Kept,
+    /// A snapshot was embedded in part, and training ended before it was put to use.
+    Dropped,
 }
 
 /// One refresh of the index, or one look at it.
@@ -35,23 +37,29 @@ pub struct RefreshRecord {
     pub generation: u32,
     /// Passages embedded for it, those that only measured included.
     pub passages: u64,
-    /// How many of these an interrupted process had embedded already: their seconds are on no bill.
+    /// How many of these had been embedded already, by an interrupted process or for a snapshot that was dropped. Their
+    /// seconds are on the bill as far as a checkpoint of this run had them: what a killed process did after its last is
+    /// on no bill.
     pub taken_over: u64,
     /// Passages embedded within the steps since the one before, to rank candidates.
     pub between: u64,
-    /// Wall seconds that training waited, by phase (`embed`, `write`, `graph`, `swap`; `retrieve` measures).
+    /// Wall seconds that training waited, those of interrupted processes up to their last checkpoint included, by phase
+    /// (`embed`, `write`, `graph`, `swap`; `retrieve` measures).
     pub seconds: BTreeMap<String, f64>,
     /// Processor seconds of all threads, those beside training included.
     pub cpu_seconds: f64,
     /// Bytes written.
     pub bytes: u64,
-    /// Recall@10 on probe questions of the index as it was, as it is searched, by the live encoder.
+    /// Recall@10 on probe questions of the index as it was, by the live encoder. The index's own ranking, stored and
+    /// replaced vectors mixed: what `rows` and `lazy` search for candidates, never what they read.
     pub recall_before: Option<f64>,
     /// The same of the index after it.
     pub recall_after: Option<f64>,
-    /// The first of these where candidates were ranked by live vectors.
+    /// The first of these where candidates are ranked by live vectors: what steps read.
     pub recall_reranked: Option<f64>,
-    /// The first of these as it was estimated to decide.
+    /// The second of these where candidates are ranked by live vectors afterwards: `rows`.
+    pub recall_reranked_after: Option<f64>,
+    /// `recall_before` as it was estimated to decide.
     pub estimate: Option<f64>,
     /// What stands for the truth in these; empty in records of versions that knew exact search only.
     pub measured: String,
@@ -68,7 +76,7 @@ pub struct RefreshRecord {
 impl RefreshRecord {
     /// Whether what is searched changed.
     pub fn changed(&self) -> bool {
-        self.action != RefreshAction::Kept
+        !matches!(self.action, RefreshAction::Kept | RefreshAction::Dropped)
     }
 
     /// What belongs on the training curve: no seconds, which differ from run to run.
@@ -78,6 +86,7 @@ impl RefreshRecord {
             ("refresh_recall_before", self.recall_before),
             ("refresh_recall_after", self.recall_after),
             ("refresh_recall_reranked", self.recall_reranked),
+            ("refresh_recall_reranked_after", self.recall_reranked_after),
             ("refresh_overlap", self.overlap),
             ("refresh_distinct_passages", Some(self.distinct as f64)),
             ("refresh_age", Some(self.age as f64)),

@@ -229,15 +229,18 @@ fn kept_beside(session: &Session, config: &TrainConfig, pass: f64) -> Result<f64
     let encoder = &session.pipeline.encoder;
     let corpus = session.pipeline.corpus.len();
     let vectors = |passages: usize| 4.0 * (passages.min(corpus) * encoder.dim()) as f64;
-    let ranked = config.batch_size * following.depth;
+    let ranked = config.batch_size.saturating_mul(following.depth);
     let live =
         || vectors(ranked.saturating_mul(usize::try_from(following.age).unwrap_or(usize::MAX).saturating_add(1)));
     Ok(match following.policy {
         // The snapshot and its packed matrices, the vectors that are not staged yet.
         Policy::Background => encoder.params().bytes() as f64 + pass + vectors(corpus),
         Policy::Lazy => pass + live(),
-        // The overlay, and all vectors once more with it in place.
-        Policy::Rows => pass + live() + 2.0 * vectors(corpus),
+        // The overlay, all vectors once more with it in place, and what was embedded at a point, for the step after it.
+        Policy::Rows => {
+            let offered = following.rows_of(corpus).saturating_add(following.sample);
+            pass + live() + 2.0 * vectors(corpus) + vectors(offered)
+        }
         Policy::Adapter => vectors(corpus),
         Policy::Full | Policy::FullReuse | Policy::Drift | Policy::Question | Policy::Never => 0.0,
     })

@@ -113,7 +113,7 @@ impl RefreshSettings {
             Policy::Full => Decision::EmbedAll { reuse: false },
             Policy::FullReuse | Policy::Lazy => Decision::EmbedAll { reuse: true },
             Policy::Background => {
-                let swap = now.step + self.lag_at(now.step);
+                let swap = now.step.saturating_add(self.lag_at(now.step));
                 // What would come after the last step is never searched.
                 if swap < now.steps { Decision::Snapshot { swap } } else { Decision::Keep }
             }
@@ -220,6 +220,10 @@ mod tests {
         let now = Now { step: 7, steps: 8, passages_move: true, ..Now::default() };
         assert_eq!(background.decide(&now), Decision::Snapshot { swap: 7 });
         assert_eq!(background.decide(&Now { pending: Some(7), ..now }), Decision::Swap);
+        // The last steps that a number holds.
+        let all = RefreshSettings { lag: Some(u64::MAX), ..of(Policy::Background, u64::MAX - 1) };
+        let now = Now { step: u64::MAX - 1, steps: u64::MAX, passages_move: true, ..Now::default() };
+        assert_eq!(all.decide(&now), Decision::Keep);
         // The next part's point comes before half of the interval has passed.
         let points = Points::parse("0-100:30,100-200:20").unwrap();
         let across = RefreshSettings { points, ..RefreshSettings::new(Policy::Background) };

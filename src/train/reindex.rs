@@ -51,8 +51,7 @@ impl Trainer<'_> {
 
     /// Before the final evaluation of a stage: what moved is embedded anew, whatever the policy.
     pub(super) fn follow_at_end(&mut self, stage: &Stage, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        // A snapshot that nobody will search.
-        (self.background, self.state.pending) = (None, None);
+        self.give_up()?;
         match self.following.decide_at_end(&self.now(stage)) {
             Decision::EmbedAll { reuse } => self.refresh(reuse, None, observer),
             _ => Ok(()),
@@ -66,7 +65,7 @@ impl Trainer<'_> {
             steps: self.steps(),
             embedded_at: self.state.embedded_at,
             passages_move: stage.trains.passages,
-            pending: self.state.pending.map(|pending| pending.swap),
+            pending: self.state.pending.as_ref().map(|pending| pending.swap),
         }
     }
 
@@ -113,8 +112,8 @@ impl Trainer<'_> {
         } else {
             // The new vectors are a snapshot's, which the encoder has left behind: they are no truth either.
             let (old, new) = (&self.pipeline.generation, &embedded.generation);
-            let pool = self.pool(&[old, new], self.following.sample, Vec::new())?;
-            record.passages += pool.passages as u64;
+            let pool = self.pool(&[old, new], probe::Wanted { sample: self.following.sample, ..Default::default() })?;
+            record.passages += pool.embedded as u64;
             self.compare_by(&pool, old, new)?
         };
         (record.recall_before, record.recall_after) = (Some(seen.before), Some(seen.after));
@@ -145,6 +144,8 @@ impl Trainer<'_> {
         let now = self.ledger.snapshot();
         let spent = |record: &LedgerRecord| record.activity(Activity::Refresh);
         let (before, after) = (spent(began), spent(&now));
+        // What steps do goes on being counted for the refresh that takes place.
+        let dropped = record.action == RefreshAction::Dropped;
         self.state.refreshes.push(RefreshRecord {
             step: self.steps_done(),
             policy: self.following.policy.name().to_owned(),
@@ -153,10 +154,12 @@ impl Trainer<'_> {
             seconds: seconds_between(began, &now, Activity::Refresh),
             cpu_seconds: (after.cpu_seconds - before.cpu_seconds).max(0.0),
             bytes: after.counts.bytes.saturating_sub(before.counts.bytes),
-            between: std::mem::take(&mut self.state.ranked),
+            between: if dropped { 0 } else { std::mem::take(&mut self.state.ranked) },
             ..record
         });
-        self.state.retrieved.clear();
+        if !dropped {
+            self.state.retrieved.clear();
+        }
     }
 
     fn must_lock(&self) -> Result<&ragtune_index::WriterLock> {

@@ -30,7 +30,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::answer::AnswerSettings;
 use crate::pipeline::contents::{Contents, contents};
 use crate::pipeline::embed::EmbedSettings;
-use crate::pipeline::identity::{encoder_of, precision_of, searched_by};
+use crate::pipeline::identity::{encoder_of, graph_params, precision_of, searched_by};
 use crate::pipeline::prompt::{Prompt, PromptTemplate};
 use crate::pipeline::retriever::Retriever;
 use crate::pipeline::step::{StepSettings, check_answers};
@@ -221,7 +221,7 @@ impl Session {
         let _span = ledger.span(Phase::Load);
         let embed_settings = EmbedSettings {
             batch_tokens: config.batch_tokens,
-            graph: graph_params(&self.pipeline.generation),
+            graph: graph_params_as(&self.pipeline.generation),
             precision: self.precision()?,
         };
         let (found, state) = match found {
@@ -316,12 +316,8 @@ pub fn prompt_limit(generator: &Generator, prompt: usize, answer: usize) -> Resu
 }
 
 /// The graph settings a refresh uses: those of the generation the run began with.
-pub fn graph_params(generation: &Generation) -> GraphParams {
-    let defaults = GraphParams::default();
-    match generation.graph() {
-        Some(graph) => GraphParams { links: graph.links, ef_construction: graph.ef_construction, ..defaults },
-        None => defaults,
-    }
+fn graph_params_as(generation: &Generation) -> GraphParams {
+    generation.graph().map_or_else(GraphParams::default, |graph| graph_params(graph, generation.len()))
 }
 
 /// Gives up this run's protection of all generations but those still needed.

@@ -10,6 +10,7 @@ use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::pipeline::answer::Order;
 use crate::strategies::{Begins, Mining, Passages, Stage, Trains};
+use crate::train::refresh::Policy;
 
 /// Version of everything that training computes. To be raised with every change after which the same settings lead to other
 /// weights, be it by one rounding: stages that are kept under the version before are then trained again instead of being put beside
@@ -211,6 +212,10 @@ fn settings(config: &TrainConfig, stage: &Stage, steps: u64, selected: bool) -> 
     if config.early_stop > 0 {
         // Where it is not said, it follows from the stages after this one.
         settings.insert("eval-reader".into(), config.eval_reader()?.name().into());
+    }
+    if stage.trains.passages && matches!(config.refresh, Policy::Adapter | Policy::Drift) {
+        // What these two do follows from recall on probe questions, which once were the first of the file.
+        settings.insert("refresh-probes".into(), "drawn".into());
     }
     let mut drop = |names: &[&str]| names.iter().for_each(|name| drop_key(settings, name));
     let selects = config.early_stop > 0;

@@ -19,7 +19,7 @@ use contents::contents;
 use rounds::Operation;
 
 /// Passages per fragment: the tiny corpus has eight fragments, so that there is a journal with something in it.
-const ROWS: usize = 8;
+pub const ROWS: usize = 8;
 
 /// The fixture encoder with a changed weight: what training would leave.
 fn trained_encoder() -> PathBuf {
@@ -42,7 +42,7 @@ fn corpus() -> PathBuf {
 }
 
 /// The tiny corpus in small fragments, without vectors. Not to be changed.
-fn bare_index() -> &'static Path {
+pub fn bare_index() -> &'static Path {
     static INDEX: OnceLock<PathBuf> = OnceLock::new();
     INDEX.get_or_init(|| {
         let dir = shared().join("bare-index");
@@ -57,7 +57,7 @@ fn bare_index() -> &'static Path {
 }
 
 /// The same with a generation of the fixture encoder. Not to be changed.
-fn embedded_index() -> &'static Path {
+pub fn embedded_index() -> &'static Path {
     static INDEX: OnceLock<PathBuf> = OnceLock::new();
     INDEX.get_or_init(|| {
         let dir = shared().join("embedded-index");

@@ -5,6 +5,7 @@ mod equal;
 
 use std::path::Path;
 
+use ragtune_index::{Corpus, GraphParams, GraphPlan};
 use serde_json::Value;
 
 use crate::support::*;
@@ -50,6 +51,7 @@ fn left(out: &Path) -> Left {
         "recall_before",
         "recall_after",
         "recall_reranked",
+        "recall_reranked_after",
         "estimate",
         "overlap",
         "distinct",
@@ -85,10 +87,11 @@ fn twice(policy: &str, settings: &[&str]) -> Value {
     json(&first.join("record.json"))
 }
 
-fn seconds(record: &Value, phase: &str) -> f64 {
-    let entries = record["ledger"]["entries"].as_array().unwrap();
+/// What a ledger charged to refreshes in one phase.
+fn charged(ledger: &Value, phase: &str, key: &str) -> f64 {
+    let entries = ledger["entries"].as_array().unwrap();
     let of = |entry: &&Value| entry["activity"] == "refresh" && entry["phase"] == phase;
-    entries.iter().find(of).map_or(0.0, |entry| entry["seconds"].as_f64().unwrap())
+    entries.iter().find(of).map_or(0.0, |entry| entry[key].as_f64().unwrap())
 }
 
 #[test]
@@ -139,8 +142,11 @@ fn every_policy_trains_records_and_goes_on_with_the_same_bits() {
                 assert_eq!((steps, actions), (vec![2, 4, 6], vec!["rows", "rows", "embedded"]));
                 assert!(refreshes[0]["passages"].as_u64().unwrap() <= 70, "{refreshes:?}");
                 for renewed in &refreshes[..2] {
-                    let (raw, ranked) = (&renewed["recall_before"], &renewed["recall_reranked"]);
-                    assert!(ranked.as_f64().unwrap() >= raw.as_f64().unwrap(), "{renewed}");
+                    for (raw, ranked) in
+                        [("recall_before", "recall_reranked"), ("recall_after", "recall_reranked_after")]
+                    {
+                        assert!(renewed[ranked].as_f64().unwrap() >= renewed[raw].as_f64().unwrap(), "{renewed}");
+                    }
                 }
                 assert!(refreshes[0]["measured"].as_str().unwrap().contains("upper bound"), "{refreshes:?}");
             }
@@ -169,8 +175,9 @@ fn every_policy_trains_records_and_goes_on_with_the_same_bits() {
             _ => assert_eq!(steps, [6]),
         }
         for phase in ["embed", "write", "graph", "swap", "retrieve"] {
-            assert!(seconds(&record, phase) > 0.0, "{policy}: nothing was charged to `{phase}`");
+            assert!(charged(&record["ledger"], phase, "seconds") > 0.0, "{policy}: nothing was charged to `{phase}`");
         }
+        assert!(charged(&record["ledger"], "retrieve", "searches") > 0.0, "{policy}: probes search too");
     }
 }
 
@@ -193,6 +200,83 @@ fn a_snapshot_survives_a_kill_while_it_is_embedded() {
 }
 
 #[test]
+fn a_snapshot_that_was_staged_in_part_is_taken_over_with_what_it_took() {
+    // A snapshot before the second step, put to use before the sixth; the index has eight fragments.
+    let settings = ["--refresh-schedule", "1-9:4", "--refresh-lag", "4"];
+    let folder = folder();
+    let index = folder.path().join("index");
+    copy(crate::crash::embedded_index(), &index);
+    let (straight, killed) = (folder.path().join("straight"), folder.path().join("killed"));
+    six_steps("background", &settings, &index, &straight).run().done();
+    let mut running = six_steps("background", &settings, &index, &killed).start();
+    let journal = index.join("generations/journal.jsonl");
+    let staged = || std::fs::read_to_string(&journal).map_or(0, |text| text.lines().count().saturating_sub(1));
+    let checkpoint = killed.join("checkpoints/step-00-00000004");
+    assert!(running.until(|| staged() >= 4 && checkpoint.exists()), "the run ended before the moment came");
+    running.kill();
+    // As if the moment had come when three fragments were staged: of a journal, any beginning holds.
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, text.split_inclusive('\n').take(4).collect::<String>()).unwrap();
+    let billed = charged(&json(&checkpoint.join("state.json"))["ledger"], "write", "bytes");
+    ragtune(&["train"]).with("--resume", &killed).run().done();
+    assert_eq!(left(&killed), left(&straight));
+    let swapped = |out: &Path| {
+        let record = json(&out.join("record.json"));
+        let found = record["refreshes"].as_array().unwrap().iter().find(|refresh| refresh["action"] == "swapped");
+        found.unwrap().clone()
+    };
+    let (straight, resumed) = (swapped(&straight), swapped(&killed));
+    let three = 3 * crate::crash::ROWS as u64;
+    assert_eq!((&straight["taken_over"], &resumed["taken_over"]), (&0.into(), &three.into()));
+    assert_eq!(straight["passages"], resumed["passages"]);
+    // What the checkpoint had on its bill, and all that was not taken over.
+    let dim = json(&encoder().join("config.json"))["hidden_size"].as_u64().unwrap();
+    let written = straight["bytes"].as_f64().unwrap() - (4 * dim * three) as f64;
+    assert!(billed > 0.0);
+    assert_eq!(resumed["bytes"].as_f64().unwrap(), billed + written, "{resumed}");
+}
+
+#[test]
+fn a_snapshot_that_training_ends_before_is_paid_for_and_on_record() {
+    let folder = folder();
+    let out = folder.path().join("run");
+    let index = index_copy(folder.path());
+    let text = std::fs::read_to_string(fixture("tiny/train.jsonl")).unwrap();
+    let selection = folder.path().join("selection.jsonl");
+    let all: Vec<&str> = text.lines().collect();
+    std::fs::write(&selection, all[all.len() - 4..].join("\n") + "\n").unwrap();
+    let questions = folder.path().join("questions.jsonl");
+    std::fs::write(&questions, all[..all.len() - 4].join("\n") + "\n").unwrap();
+    // Steps too small to change a score: the fifth look is the fourth in vain, and the snapshot of step 4 waits for
+    // step 8.
+    ragtune(&["train", "--batch-size", "2", "--top-k", "2", "--eval-limit", "4", "--max-answer-tokens", "8"])
+        .and(&["--strategy", "joint", "--train-passages", "true", "--steps", "9", "--select-by", "mrr"])
+        .and(&["--refresh", "background", "--refresh-every", "4", "--refresh-lag", "4"])
+        .and(&["--early-stop", "4", "--eval-every", "1", "--lr-encoder", "1e-12", "--lr-generator", "1e-12"])
+        .with("--index", &index)
+        .with("--questions", &questions)
+        .with("--eval-questions", fixture("tiny/dev.jsonl"))
+        .with("--selection-questions", &selection)
+        .with("--generator", small_generator())
+        .with("--out", &out)
+        .run()
+        .done();
+    let record = json(&out.join("record.json"));
+    assert_eq!(record["steps_done"], 5);
+    let refreshes = record["refreshes"].as_array().unwrap();
+    let actions: Vec<&str> = refreshes.iter().map(|refresh| refresh["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["dropped", "embedded"]);
+    assert!(refreshes[0]["cpu_seconds"].as_f64().unwrap() > 0.0, "{refreshes:?}");
+    assert!(refreshes[0]["recall_before"].is_null(), "{refreshes:?}");
+    // What steps read is counted for the refresh that took place.
+    assert_eq!(refreshes[0]["distinct"], refreshes[1]["distinct"]);
+    let embedded = |refresh: &Value| refresh["passages"].as_f64().unwrap() - refresh["taken_over"].as_f64().unwrap();
+    let said: f64 = refreshes.iter().map(embedded).sum();
+    assert_eq!(charged(&record["ledger"], "embed", "passages"), said, "{refreshes:?}");
+    assert!(is_clean(&index));
+}
+
+#[test]
 fn what_a_policy_does_not_know_is_refused() {
     let folder = folder();
     let refused = |words: &[&str], says: &[&str]| {
@@ -206,6 +290,8 @@ fn what_a_policy_does_not_know_is_refused() {
     refused(&["--refresh-schedule", "10-5:2"], &["10-5:2", "descends", "FROM-TO:EVERY"]);
     refused(&["--refresh-schedule", "0-9:2", "--refresh-every", "3"], &["--refresh-schedule", "--refresh-every 3"]);
     refused(&["--refresh-depth", "9"], &["--refresh-depth 9", "--refresh lazy", "full-reuse"]);
+    let threads = ["--refresh", "background", "--refresh-every", "2", "--refresh-threads", "100000"];
+    refused(&threads, &["--refresh-threads 100000", "1024", "cores"]);
     refused(&["--refresh-target", "0.9"], &["--refresh-target 0.9", "--refresh drift"]);
     // No step of these finds its passages in the index.
     for strategy in ["embedder", "ance"] {
@@ -236,4 +322,46 @@ fn a_dry_run_counts_the_passages_of_a_policy() {
             .done();
         assert!(ran.stdout.contains(says), "{policy}: {ran:#?}");
     }
+}
+
+#[test]
+fn a_depth_that_no_number_holds_a_batch_of_is_counted_as_all_there_are() {
+    let folder = folder();
+    let ran = ragtune(&["train", "--strategy", "joint", "--train-passages", "true", "--steps", "10", "--dry-run"])
+        .and(&["--refresh", "lazy", "--refresh-depth", "4611686018427387904", "--batch-size", "4", "--top-k", "2"])
+        .with("--index", base_index())
+        .with("--questions", fixture("tiny/train.jsonl"))
+        .with("--eval-questions", fixture("tiny/dev.jsonl"))
+        .with("--generator", small_generator())
+        .with("--out", folder.path().join("run"))
+        .run()
+        .done();
+    let says = "at most 1 refreshes of 60 passages, and at most 540 passages for `--refresh lazy` besides";
+    assert!(ran.stdout.contains(says), "{ran:#?}");
+}
+
+#[test]
+fn an_index_that_was_built_with_another_beam_and_fewer_probes_keeps_its_edges() {
+    let folder = folder();
+    let (index, out) = (folder.path().join("index"), folder.path().join("run"));
+    copy(crate::crash::bare_index(), &index);
+    let embedded = Corpus::open(base_index()).unwrap().current().unwrap().unwrap();
+    {
+        let corpus = Corpus::open(&index).unwrap();
+        let lock = corpus.lock("a test").unwrap();
+        let dim = embedded.dim();
+        let mut writer = corpus.begin(&lock, embedded.fingerprint(), dim).unwrap();
+        for fragment in writer.pending() {
+            let rows = fragment.first as usize * dim..(fragment.first + fragment.rows) as usize * dim;
+            writer.write(&fragment, &embedded.vectors()[rows]).unwrap();
+        }
+        let params = GraphParams { ef: 48, probes: 20, ..GraphParams::default() };
+        writer.commit(&params, GraphPlan::Build, &mut |_| {}).unwrap();
+    }
+    let settings = ["--refresh-every", "3"];
+    six_steps("full-reuse", &settings, &index, &out).with("--encoder", encoder()).run().done();
+    let record = json(&out.join("record.json"));
+    let refreshes = record["refreshes"].as_array().unwrap();
+    let graphs: Vec<&str> = refreshes.iter().map(|refresh| refresh["graph"].as_str().unwrap()).collect();
+    assert!(graphs.len() == 2 && graphs.iter().all(|graph| *graph != "build"), "{graphs:?}");
 }

@@ -89,6 +89,56 @@ fn a_staged_file_that_changed_is_written_again() {
     assert!(check(dir.path()).unwrap().is_empty(), "the changed file is gone");
 }
 
+#[test]
+fn a_writer_that_was_laid_aside_goes_on_without_reading_what_it_staged() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = create(dir.path(), 300);
+    let given = vectors(300, DIM, 1);
+    let data = || std::fs::read_dir(dir.path().join("corpus.lance/data")).unwrap().map(|file| file.unwrap().path());
+    let texts: Vec<_> = data().collect();
+    let lock = corpus.lock("a test").unwrap();
+    let mut writer = corpus.begin(&lock, &encoder("a"), DIM).unwrap();
+    let fragments = writer.pending();
+    writer.write(&fragments[0], rows(&fragments[0], DIM, &given)).unwrap();
+    // A file that is gone is not missed before it is read; it is when the work is taken up by another.
+    let staged = data().find(|path| !texts.contains(path)).unwrap();
+    let bytes = std::fs::read(&staged).unwrap();
+    std::fs::remove_file(&staged).unwrap();
+    let mut writer = corpus.go_on(&lock, writer.rest()).unwrap();
+    assert_eq!(writer.pending(), fragments[1..]);
+    writer.write(&fragments[1], rows(&fragments[1], DIM, &given)).unwrap();
+    let staging = writer.rest();
+    assert_eq!(corpus.begin(&lock, &encoder("a"), DIM).unwrap().pending().len(), fragments.len() - 1);
+    std::fs::write(&staged, bytes).unwrap();
+    let mut writer = corpus.go_on(&lock, staging).unwrap();
+    for fragment in writer.pending() {
+        writer.write(&fragment, rows(&fragment, DIM, &given)).unwrap();
+    }
+    let generation = writer.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap();
+    assert!(same(generation.vectors(), &given));
+    drop(lock);
+    assert!(check(dir.path()).unwrap().is_empty());
+}
+
+#[test]
+fn a_writer_that_was_laid_aside_begins_again_after_another_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = create(dir.path(), 200);
+    let given = vectors(200, DIM, 1);
+    let lock = corpus.lock("a test").unwrap();
+    let mut writer = corpus.begin(&lock, &encoder("a"), DIM).unwrap();
+    let fragments = writer.pending();
+    writer.write(&fragments[0], rows(&fragments[0], DIM, &given)).unwrap();
+    let staging = writer.rest();
+    let mut other = corpus.begin(&lock, &encoder("b"), DIM).unwrap();
+    for fragment in other.pending() {
+        other.write(&fragment, rows(&fragment, DIM, &vectors(200, DIM, 2))).unwrap();
+    }
+    other.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap();
+    let writer = corpus.go_on(&lock, staging).unwrap();
+    assert_eq!((writer.number(), writer.pending()), (2, fragments));
+}
+
 /// Files that were staged so long ago that Lance's own cleanup takes them for abandoned.
 fn age(files: &[std::path::PathBuf]) {
     let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * 24 * 3600);

@@ -20,25 +20,27 @@ impl RefreshSettings {
         let last = u64::from(steps > 0);
         let points = self.points.before(steps);
         let all = points.len() as u64;
-        let ranked = || steps.saturating_sub(1) * (batch * self.depth).min(corpus) as u64;
+        let ranked = || steps.saturating_sub(1).saturating_mul(batch.saturating_mul(self.depth).min(corpus) as u64);
         let sample = self.sample.min(corpus) as u64;
         match self.policy {
             Policy::Full | Policy::FullReuse => Expected { refreshes: all + last, ..Expected::default() },
             Policy::Background => {
-                let swaps = points.iter().filter(|point| **point + self.lag_at(**point) < steps).count() as u64;
+                let swaps =
+                    points.iter().filter(|point| point.saturating_add(self.lag_at(**point)) < steps).count() as u64;
                 // Measured by a sample, since the encoder has gone on.
-                Expected { refreshes: swaps + last, others: swaps * sample, at_most: swaps > 0 }
+                Expected { refreshes: swaps + last, others: swaps.saturating_mul(sample), at_most: swaps > 0 }
             }
             Policy::Lazy => Expected { refreshes: all + last, others: ranked(), at_most: true },
             Policy::Rows => {
-                // Measured by a sample, and by those candidates of its questions that are not in it.
+                // Measured by a sample, and by the candidates of its questions, before and after, that are not in it.
                 let questions = probe_questions(self.sample) as u64;
-                let measuring = (sample + questions * self.depth as u64).min(corpus as u64);
+                let measuring = questions.saturating_mul(2).saturating_mul(self.depth as u64);
+                let measuring = sample.saturating_add(measuring).min(corpus as u64);
                 let rows = self.rows_of(corpus) as u64 + measuring;
-                Expected { refreshes: last, others: all * rows + ranked(), at_most: true }
+                Expected { refreshes: last, others: all.saturating_mul(rows).saturating_add(ranked()), at_most: true }
             }
-            Policy::Adapter => Expected { refreshes: last, others: all * sample, at_most: true },
-            Policy::Drift => Expected { refreshes: all + last, others: all * sample, at_most: true },
+            Policy::Adapter => Expected { refreshes: last, others: all.saturating_mul(sample), at_most: true },
+            Policy::Drift => Expected { refreshes: all + last, others: all.saturating_mul(sample), at_most: true },
             Policy::Question | Policy::Never => Expected { refreshes: last, ..Expected::default() },
         }
     }
@@ -76,6 +78,12 @@ mod tests {
             (Policy::Never, 0, exactly(1, 0)),
         ] {
             assert_eq!(of(policy, every), expected, "{policy:?} {every}");
+        }
+        // Never more than there are, whatever is asked for.
+        for (policy, others) in [(Policy::Lazy, 99 * 1000), (Policy::Rows, 100 + 1000 + 99 * 1000)] {
+            let settings =
+                RefreshSettings { points: Points::every(50), depth: 1 << 62, ..RefreshSettings::new(policy) };
+            assert_eq!(settings.expected(100, 4, 1000).others, others, "{policy:?}");
         }
         assert_eq!(RefreshSettings::new(Policy::Full).expected(0, 4, 1000), Expected::default());
     }

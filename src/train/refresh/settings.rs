@@ -108,6 +108,13 @@ impl RefreshSettings {
             _ => Ok(()),
         };
         positive("--refresh-threads", self.threads)?;
+        if self.threads > MOST_THREADS {
+            return Err(Error::new(format!(
+                "`--refresh-threads {}` is more than the {MOST_THREADS} that a refresh starts at most",
+                self.threads
+            ))
+            .hint("threads beyond the processor's cores embed nothing faster; leave some to training"));
+        }
         positive("--refresh-depth", self.depth)?;
         positive("--refresh-rows", self.rows.unwrap_or(1))?;
         if self.sample < LEAST_SAMPLE {
@@ -132,6 +139,9 @@ impl RefreshSettings {
         Ok(())
     }
 }
+
+/// The most threads that are accepted.
+const MOST_THREADS: usize = 1024;
 
 /// The smallest sample that is accepted.
 const LEAST_SAMPLE: usize = 16;

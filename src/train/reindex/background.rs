@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use ragtune_index::{Corpus, Fragment};
+use ragtune_index::{Corpus, Fragment, Staging};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Event, Trainer};
@@ -25,12 +25,15 @@ use crate::pipeline::embed::{EmbedSettings, Embedder, embed_corpus_by, fingerpri
 use crate::report::record::{RefreshAction, RefreshRecord};
 
 /// A snapshot that is being embedded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
     /// Steps that its encoder had done.
     pub snapshot: u64,
     /// The step at which it is put to use.
     pub swap: u64,
+    /// What the run had spent when it was taken; none in checkpoints of versions that counted from the last resume.
+    #[serde(default)]
+    began: Option<LedgerRecord>,
 }
 
 /// The threads that embed a snapshot.
@@ -44,8 +47,11 @@ pub(in super::super) struct Background {
     pending: Vec<Fragment>,
     /// Vectors of their rows, by fragment and first row.
     windows: BTreeMap<(u64, u32), Vec<f32>>,
-    /// What the run had spent when it began.
-    began: LedgerRecord,
+    /// The writer that stages, between two of its fragments: what it staged need not be read again.
+    staging: Option<Staging>,
+    /// Passages that were staged when it began.
+    taken_over: u64,
+    /// Passages embedded since, those of a window that was cut off included.
     passages: u64,
 }
 
@@ -53,7 +59,8 @@ pub(in super::super) struct Background {
 struct Done {
     fragment: u64,
     first: u32,
-    vectors: Vec<f32>,
+    /// None where it was told to stop before all were.
+    vectors: Option<Vec<f32>>,
     counts: Counts,
 }
 
@@ -71,23 +78,29 @@ struct Work {
 impl Trainer<'_> {
     /// Takes a snapshot of the encoder and begins to embed it.
     pub(super) fn take_snapshot(&mut self, swap: u64) -> Result<()> {
-        self.state.pending = Some(Pending { snapshot: self.state.step, swap });
+        let began = Some(self.ledger.snapshot());
+        self.state.pending = Some(Pending { snapshot: self.state.step, swap, began });
         let encoder = self.pipeline.encoder.try_clone()?;
         self.embed_beside(encoder)
     }
 
     /// Begins, or goes on, to embed a snapshot.
     pub(in super::super) fn embed_beside(&mut self, encoder: Encoder) -> Result<()> {
+        if let Some(pending) = &mut self.state.pending {
+            pending.began.get_or_insert_with(|| self.ledger.snapshot());
+        }
         let _activity = self.ledger.activity(Activity::Refresh);
-        let began = self.ledger.snapshot();
         let fingerprint = {
             let _span = self.ledger.span(Phase::Embed);
             fingerprint_of(&encoder, self.embed_settings.precision)?
         };
-        let pending = {
+        let (pending, staging) = {
             let _span = self.ledger.span(Phase::Write);
-            self.pipeline.corpus.begin(self.must_lock()?, &fingerprint, encoder.dim())?.pending()
+            let writer = self.pipeline.corpus.begin(self.must_lock()?, &fingerprint, encoder.dim())?;
+            (writer.pending(), Some(writer.rest()))
         };
+        let left: u64 = pending.iter().map(|fragment| u64::from(fragment.rows)).sum();
+        let taken_over = (self.pipeline.corpus.len() as u64).saturating_sub(left);
         let encoder = Arc::new(encoder);
         let (sender, done) = channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -107,8 +120,9 @@ impl Trainer<'_> {
             }
         });
         let thread = Some(thread.context(|| "a thread for the refresh cannot be started".into())?);
-        let windows = BTreeMap::new();
-        self.background = Some(Background { encoder, done, stop, thread, pending, windows, began, passages: 0 });
+        let (windows, passages) = (BTreeMap::new(), 0);
+        let background = Background { encoder, done, stop, thread, pending, windows, staging, taken_over, passages };
+        self.background = Some(background);
         Ok(())
     }
 
@@ -135,9 +149,9 @@ impl Trainer<'_> {
             return Ok(());
         }
         let span = self.ledger.span(Phase::Write);
-        let fingerprint = fingerprint_of(&background.encoder, self.embed_settings.precision)?;
-        // Left without a commit: the journal remembers what was staged.
-        let mut writer = self.pipeline.corpus.begin(self.must_lock()?, &fingerprint, background.encoder.dim())?;
+        let staging = background.staging.take();
+        let staging = staging.ok_or_else(|| Error::new("the vectors of the snapshot cannot be staged any more"))?;
+        let mut writer = self.pipeline.corpus.go_on(self.must_lock()?, staging)?;
         for fragment in whole {
             let vectors: Vec<f32> = windows(&fragment)
                 .filter_map(|window| background.windows.remove(&(fragment.id, window.start)))
@@ -147,6 +161,8 @@ impl Trainer<'_> {
             span.bytes(4 * vectors.len() as u64);
             background.pending.retain(|other| other.id != fragment.id);
         }
+        // Without a commit: the journal remembers what was staged.
+        background.staging = Some(writer.rest());
         Ok(())
     }
 
@@ -197,10 +213,31 @@ impl Trainer<'_> {
         let record = RefreshRecord {
             action: RefreshAction::Swapped,
             passages: total,
-            taken_over: total.saturating_sub(background.passages + embedded.passages),
+            taken_over: background.taken_over,
             ..RefreshRecord::default()
         };
-        self.adopt(embedded, pending.snapshot, record, &background.began)
+        self.adopt(embedded, pending.snapshot, record, &pending.began.unwrap_or_default())
+    }
+
+    /// Ends a snapshot that nobody will search: what was embedded of it is charged and on record.
+    pub(super) fn give_up(&mut self) -> Result<()> {
+        let (background, pending) = (self.background.take(), self.state.pending.take());
+        let (Some(mut background), Some(pending)) = (background, pending) else { return Ok(()) };
+        let _activity = self.ledger.activity(Activity::Refresh);
+        {
+            let _span = self.ledger.span(Phase::Embed);
+            background.halt();
+        }
+        background.fetch(self.ledger)?;
+        let record = RefreshRecord {
+            action: RefreshAction::Dropped,
+            generation: self.pipeline.generation.number(),
+            passages: background.passages + background.taken_over,
+            taken_over: background.taken_over,
+            ..RefreshRecord::default()
+        };
+        self.note_refresh(record, &pending.began.unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -212,7 +249,9 @@ impl Background {
             let span = ledger.span(Phase::Embed);
             span.add(done.counts);
             self.passages += done.counts.passages;
-            self.windows.insert((done.fragment, done.first), done.vectors);
+            if let Some(vectors) = done.vectors {
+                self.windows.insert((done.fragment, done.first), vectors);
+            }
         }
         Ok(())
     }
@@ -250,8 +289,9 @@ impl Work {
             let windows =
                 self.pending.iter().flat_map(|fragment| windows(fragment).map(move |window| (fragment, window)));
             for (fragment, window) in windows {
-                let done = self.embed(&corpus, &embedder, fragment, window)?;
-                if done.is_none_or(|done| sender.send(Ok(done)).is_err()) {
+                let Some(done) = self.embed(&corpus, &embedder, fragment, window)? else { return Ok(()) };
+                let cut_off = done.vectors.is_none();
+                if sender.send(Ok(done)).is_err() || cut_off {
                     return Ok(());
                 }
             }
@@ -259,7 +299,7 @@ impl Work {
         })
     }
 
-    /// Some rows of a fragment; none when it was told to stop.
+    /// Some rows of a fragment; none when it was told to stop before any were begun.
     fn embed(
         &self,
         corpus: &Corpus,
@@ -282,11 +322,13 @@ impl Work {
         });
         // Those of its other threads.
         rayon::broadcast(|_| self.beside.report());
-        match embedded {
-            Ok(embedded) => Ok(Some(Done { fragment: fragment.id, first, vectors: embedded.vectors, counts })),
-            Err(_) if self.stop.load(Ordering::Relaxed) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let vectors = match embedded {
+            Ok(embedded) => Some(embedded.vectors),
+            // What was done of it is paid for all the same.
+            Err(_) if self.stop.load(Ordering::Relaxed) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Done { fragment: fragment.id, first, vectors, counts }))
     }
 }
 

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::adapter::Map;
 use super::super::refresh::{Decision, Row, choose, keeps_map};
 use super::super::{Event, Trainer};
+use super::probe::Wanted;
 use crate::cost::{Activity, Phase};
 use crate::error::{Error, Result};
 use crate::pipeline::embed::embed_some;
@@ -40,12 +41,19 @@ impl Trainer<'_> {
             fresh.replace(generation, &chosen, &vectors)?;
             fresh.view().cloned().unwrap_or_else(|| generation.clone())
         };
-        let pool = self.pool(&[&old, &new], self.following.sample, Vec::new())?;
-        let mut seen = self.compare_by(&pool, &old, &new)?;
-        // What is searched is never the overlay's own ranking.
-        let (reranked, more) = self.reranked_by(&pool, &old, self.following.depth)?;
-        seen.reranked = Some(reranked);
-        let passages = (chosen.len() + pool.passages + more) as u64;
+        // What is searched is never the overlay's own ranking: candidates are ranked by live vectors, and measured like
+        // that too.
+        let (sample, depth) = (self.following.sample, self.following.depth);
+        let known = Wanted { sample, depth, known: &chosen, vectors: &vectors, ..Wanted::default() };
+        let pool = self.pool(&[&old, &new], known)?;
+        let seen = self.compare_by(&pool, &old, &new)?;
+        {
+            let _span = self.ledger.span(Phase::Swap);
+            let (mut fresh, step, dim) = (fresh.borrow_mut(), self.state.step, generation.dim());
+            fresh.offer(step, &chosen, &vectors, dim);
+            fresh.offer(step, &pool.chosen, &pool.live, dim);
+        }
+        let passages = (chosen.len() + pool.embedded) as u64;
         self.note_partial(RefreshAction::Rows, seen, passages, &began);
         Ok(())
     }
@@ -87,7 +95,7 @@ impl Trainer<'_> {
             (map, view)
         };
         let old = self.pipeline.generation.clone();
-        let pool = self.pool(&[&old, &view], measuring, fitted.clone())?;
+        let pool = self.pool(&[&old, &view], Wanted { sample: measuring, without: &fitted, ..Wanted::default() })?;
         let seen = self.compare_by(&pool, &old, &view)?;
         let kept = keeps_map(seen.before, seen.after);
         if kept {
@@ -95,7 +103,7 @@ impl Trainer<'_> {
             self.map_to(stored, map, view);
         }
         let action = if kept { RefreshAction::Adapter } else { RefreshAction::Kept };
-        let passages = (fitted.len() + pool.passages) as u64;
+        let passages = (fitted.len() + pool.embedded) as u64;
         self.note_partial(action, seen, passages, &began);
         Ok(kept)
     }
@@ -118,9 +126,9 @@ impl Trainer<'_> {
         let activity = self.ledger.activity(Activity::Refresh);
         let began = self.ledger.snapshot();
         let old = self.pipeline.generation.clone();
-        let pool = self.pool(&[&old], self.following.sample, Vec::new())?;
+        let pool = self.pool(&[&old], Wanted { sample: self.following.sample, ..Wanted::default() })?;
         let seen = self.compare_by(&pool, &old, &old)?;
-        let passages = pool.passages as u64;
+        let passages = pool.embedded as u64;
         if let Decision::EmbedAll { reuse } = self.following.after_measuring(seen.before) {
             drop(activity);
             self.refresh(reuse, Some((seen.before, passages, began)), observer)?;
@@ -148,6 +156,7 @@ impl Trainer<'_> {
             recall_after: Some(if kept { seen.before } else { seen.after }),
             overlap: Some(if kept { 1.0 } else { seen.overlap }),
             recall_reranked: seen.reranked,
+            recall_reranked_after: seen.reranked_after,
             measured: seen.measured,
             graph,
             ..RefreshRecord::default()

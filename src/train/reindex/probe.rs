@@ -1,22 +1,26 @@
-//! How true an index is: recall@10 over training questions as the live encoder sees them.
+//! How true an index is: recall@10 over training questions, drawn by the run's seed, as the live encoder sees them.
 //!
 //! Where the whole corpus was embedded anyway, the truth is exact search among the new vectors. Where it was not, the truth is
 //! estimated: the passages that the compared indexes find nearest to the questions, taken rank by rank until the sample is full,
 //! are embedded with the live encoder, and the ten best of these are taken for the ten best of all. What lies outside this pool
-//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole. Passages that fitted
-//! a map are left out of pool and lists alike: it would be measured on what it was made from.
+//! is not missed, so that the estimate is an upper bound; the ten nearest of every index are in the pool whole, and so
+//! is every candidate where candidates are ranked by live vectors: one that is really nearer is part of the truth.
+//! Passages that fitted a map are left out of pool and lists alike: it would be measured on what it was made from.
 
 use std::collections::BTreeSet;
 
 use ragtune_index::{Generation, Search, Trust};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 
 use super::super::Trainer;
-use crate::cost::Phase;
-use crate::error::Result;
+use crate::cost::{Counts, Phase};
+use crate::error::{Error, Result};
 use crate::models::{Grad, Role};
 use crate::pipeline::embed::embed_some;
 
-/// Training questions that an index is measured on.
+/// Training questions that an index is measured on; see [`probe_rows`].
 const PROBES: usize = 64;
 /// Passages compared for each of them.
 const PROBE_DEPTH: usize = 10;
@@ -32,6 +36,8 @@ pub(super) struct Seen {
     /// Recall of what the next step's search would make of the candidates of the index before, where candidates are ranked by live
     /// vectors: as old as the policy lets them be.
     pub reranked: Option<f64>,
+    /// The same of the candidates that the index after names, where these are ranked by live vectors too.
+    pub reranked_after: Option<f64>,
     /// What the truth was.
     pub measured: String,
 }
@@ -43,18 +49,36 @@ struct Questions {
     vectors: Vec<f32>,
 }
 
-/// Passages embedded with the live encoder, and the best of them for some questions.
+/// What a pool is to hold.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wanted<'w> {
+    /// Passages, candidates not counted.
+    pub sample: usize,
+    /// Candidates of a question that are ranked by live vectors, all of which it holds too; 0: none are.
+    pub depth: usize,
+    /// Passages that do not count. Ordinals ascend.
+    pub without: &'w [u32],
+    /// Passages that are embedded already. Ordinals ascend.
+    pub known: &'w [u32],
+    /// Their vectors, (known, D) row-major.
+    pub vectors: &'w [f32],
+}
+
+/// Passages with vectors of the live encoder, and the best of them for some questions.
 pub(super) struct Pool {
     questions: Questions,
     truth: Vec<Vec<u32>>,
-    pub passages: usize,
-    whole: bool,
-    /// Passages that do not count. Ordinals ascend.
-    without: Vec<u32>,
     /// Those of the pool. Ordinals ascend.
-    chosen: Vec<u32>,
-    /// Their live vectors, (passages, D) row-major.
-    live: Vec<f32>,
+    pub chosen: Vec<u32>,
+    /// Their live vectors, (chosen, D) row-major.
+    pub live: Vec<f32>,
+    /// How many of them had to be embedded.
+    pub embedded: usize,
+    whole: bool,
+    /// Of each generation, where candidates are ranked by live vectors.
+    candidates: Vec<Found>,
+    /// See [`Wanted::without`].
+    without: Vec<u32>,
 }
 
 type Found = Vec<Vec<u32>>;
@@ -66,7 +90,7 @@ impl Trainer<'_> {
         let depth = PROBE_DEPTH.min(passages);
         let questions = self.probe_questions(PROBES)?;
         let _span = self.ledger.span(Phase::Retrieve);
-        let truth = ordinals(new.search(&questions.vectors, depth, Search::Exact, Trust::StaleAllowed)?);
+        let truth = self.found(new, &questions, depth, Search::Exact)?;
         let fresh = self.context.fresh.as_ref().map(|fresh| fresh.borrow());
         let old = fresh.as_ref().and_then(|fresh| fresh.view()).unwrap_or(&self.pipeline.generation);
         let (before, after) = (self.nearest(old, &questions, depth)?, self.nearest(new, &questions, depth)?);
@@ -89,37 +113,50 @@ impl Trainer<'_> {
             after: share(&truth, &after),
             overlap: share(&before, &after),
             reranked,
+            reranked_after: None,
             measured: format!("exact search among the new vectors, {} training questions", questions.count),
         })
     }
 
-    /// Embeds up to `sample` passages that these generations find nearest to training questions. Those `without` do not count.
-    pub(super) fn pool(&self, generations: &[&Generation], sample: usize, without: Vec<u32>) -> Result<Pool> {
+    /// Passages that these generations find nearest to training questions, embedded as far as they are not known.
+    pub(super) fn pool(&self, generations: &[&Generation], wanted: Wanted<'_>) -> Result<Pool> {
+        let Wanted { sample, depth, without, known, vectors } = wanted;
         let corpus = &self.pipeline.corpus;
         let questions = self.probe_questions(probe_questions(sample))?;
         let whole = sample >= corpus.passages();
+        let found = |depth: usize| -> Result<Vec<Found>> {
+            let _span = self.ledger.span(Phase::Retrieve);
+            generations.iter().map(|one| self.nearest_of(one, &questions, depth, without)).collect()
+        };
+        let candidates = if depth == 0 { Vec::new() } else { found(depth.max(PROBE_DEPTH).min(corpus.passages()))? };
         let chosen: Vec<u32> = match whole {
             true => (0..corpus.len() as u32)
                 .filter(|one| !corpus.is_deleted(*one) && without.binary_search(one).is_err())
                 .collect(),
             false => {
-                let _span = self.ledger.span(Phase::Retrieve);
-                let depth = (4 * sample / questions.count.max(1)).max(PROBE_DEPTH).min(corpus.passages());
-                let lists = generations.iter().map(|one| self.nearest_of(one, &questions, depth, &without));
-                by_rank(&lists.collect::<Result<Vec<Found>>>()?.concat(), PROBE_DEPTH, sample)
+                let deep = (sample.saturating_mul(4) / questions.count.max(1)).max(PROBE_DEPTH).min(corpus.passages());
+                let mut chosen = by_rank(&found(deep)?.concat(), PROBE_DEPTH, sample);
+                chosen.extend(candidates.iter().flatten().flatten());
+                chosen.into_iter().collect()
             }
         };
+        let dim = self.pipeline.encoder.dim();
+        let unknown: Vec<u32> = chosen.iter().copied().filter(|one| known.binary_search(one).is_err()).collect();
         let Self { pipeline, embed_settings, ledger, .. } = self;
-        let live = embed_some(&pipeline.encoder, &pipeline.corpus, &chosen, embed_settings, ledger)?;
-        let dim = pipeline.encoder.dim();
+        let embedded = embed_some(&pipeline.encoder, &pipeline.corpus, &unknown, embed_settings, ledger)?;
         let _span = self.ledger.span(Phase::Retrieve);
-        let of = |one: u32| -> Result<&[f32]> {
-            let place = chosen.binary_search(&one).unwrap_or_default();
-            Ok(live.get(place * dim..(place + 1) * dim).unwrap_or_default())
-        };
-        let rows = questions.vectors.chunks_exact(dim);
-        let truth = rows.map(|question| best(question, chosen.clone(), PROBE_DEPTH, of)).collect::<Result<Found>>()?;
-        Ok(Pool { questions, truth, passages: chosen.len(), whole, without, chosen, live })
+        let mut live = Vec::with_capacity(chosen.len() * dim);
+        for one in &chosen {
+            let (vectors, place) = match known.binary_search(one) {
+                Ok(place) => (vectors, place),
+                Err(_) => (&embedded[..], unknown.binary_search(one).unwrap_or_default()),
+            };
+            live.extend_from_slice(vectors.get(place * dim..(place + 1) * dim).unwrap_or_default());
+        }
+        let (embedded, without) = (unknown.len(), without.to_vec());
+        let mut pool = Pool { questions, truth: Vec::new(), chosen, live, embedded, whole, candidates, without };
+        pool.truth = pool.ranked(vec![pool.chosen.clone(); pool.questions.count], dim)?;
+        Ok(pool)
     }
 
     /// Compares two generations by a pool.
@@ -127,38 +164,19 @@ impl Trainer<'_> {
         let _span = self.ledger.span(Phase::Retrieve);
         let nearest = |one: &Generation| self.nearest_of(one, &pool.questions, PROBE_DEPTH, &pool.without);
         let (before, after) = (nearest(old)?, nearest(new)?);
+        let dim = self.pipeline.encoder.dim();
+        let reranked = |candidates: Option<&Found>| -> Result<Option<f64>> {
+            let Some(candidates) = candidates else { return Ok(None) };
+            Ok(Some(share(&pool.truth, &pool.ranked(candidates.clone(), dim)?)))
+        };
         Ok(Seen {
             before: share(&pool.truth, &before),
             after: share(&pool.truth, &after),
             overlap: share(&before, &after),
-            reranked: None,
+            reranked: reranked(pool.candidates.first())?,
+            reranked_after: reranked(pool.candidates.last())?,
             measured: pool.about(),
         })
-    }
-
-    /// Recall of what a step makes of the candidates of a generation: `depth` of them, each ranked by its live vector. Candidates that
-    /// the pool lacks are embedded; how many they were.
-    pub(super) fn reranked_by(&self, pool: &Pool, old: &Generation, depth: usize) -> Result<(f64, usize)> {
-        let candidates = {
-            let _span = self.ledger.span(Phase::Retrieve);
-            self.nearest_of(old, &pool.questions, depth.max(PROBE_DEPTH), &pool.without)?
-        };
-        let all: BTreeSet<u32> = candidates.iter().flatten().copied().collect();
-        let missing: Vec<u32> = all.into_iter().filter(|one| pool.chosen.binary_search(one).is_err()).collect();
-        let Self { pipeline, embed_settings, ledger, .. } = self;
-        let more = embed_some(&pipeline.encoder, &pipeline.corpus, &missing, embed_settings, ledger)?;
-        let dim = pipeline.encoder.dim();
-        let _span = self.ledger.span(Phase::Retrieve);
-        let of = |one: u32| -> Result<&[f32]> {
-            let (vectors, place) = match pool.chosen.binary_search(&one) {
-                Ok(place) => (&pool.live, place),
-                Err(_) => (&more, missing.binary_search(&one).unwrap_or_default()),
-            };
-            Ok(vectors.get(place * dim..(place + 1) * dim).unwrap_or_default())
-        };
-        let rows = candidates.into_iter().zip(pool.questions.vectors.chunks_exact(dim));
-        let ranked = rows.map(|(row, question)| best(question, row, PROBE_DEPTH, of)).collect::<Result<Found>>()?;
-        Ok((share(&pool.truth, &ranked), missing.len()))
     }
 
     /// The nearest passages that are none of those left out.
@@ -172,18 +190,27 @@ impl Trainer<'_> {
         let passages = self.pipeline.corpus.passages();
         let left = passages.saturating_sub(without.len()).max(1);
         // Twice what would do if those left out were spread evenly.
-        let wide = if without.is_empty() { depth } else { 2 * depth * passages.div_ceil(left) };
+        let wide =
+            if without.is_empty() { depth } else { depth.saturating_mul(2).saturating_mul(passages.div_ceil(left)) };
         let lists = self.nearest(generation, questions, wide.min(passages))?;
         Ok(lists.into_iter().map(|list| others(list, without, depth)).collect())
     }
 
     fn nearest(&self, generation: &Generation, questions: &Questions, depth: usize) -> Result<Found> {
-        Ok(ordinals(generation.search(&questions.vectors, depth, self.pipeline.search, Trust::StaleAllowed)?))
+        self.found(generation, questions, depth, self.pipeline.search)
+    }
+
+    /// What a search finds, counted to the span that is open.
+    fn found(&self, generation: &Generation, questions: &Questions, depth: usize, search: Search) -> Result<Found> {
+        self.ledger.add(Counts { searches: questions.count as u64, ..Counts::default() });
+        let hits = generation.search(&questions.vectors, depth, search, Trust::StaleAllowed)?;
+        Ok(hits.into_iter().map(|row| row.into_iter().map(|hit| hit.ordinal).collect()).collect())
     }
 
     fn probe_questions(&self, most: usize) -> Result<Questions> {
-        let texts: Vec<&str> =
-            self.questions.questions.iter().take(most).map(|question| question.question.as_str()).collect();
+        let all = &self.questions.questions;
+        let rows = probe_rows(all.len(), most, self.config.seed);
+        let texts: Vec<&str> = rows.into_iter().filter_map(|row| Some(all.get(row)?.question.as_str())).collect();
         let span = self.ledger.span(Phase::Embed);
         let encoder = &self.pipeline.encoder;
         let tokenized = encoder.tokenize(&texts, Role::Question)?;
@@ -195,13 +222,24 @@ impl Trainer<'_> {
 }
 
 impl Pool {
+    /// The best of some passages of the pool for each question, by live vectors.
+    fn ranked(&self, candidates: Found, dim: usize) -> Result<Found> {
+        let of = |one: u32| -> Result<&[f32]> {
+            let place = self.chosen.binary_search(&one).ok();
+            let vector = place.and_then(|place| self.live.get(place * dim..(place + 1) * dim));
+            vector.ok_or_else(|| Error::new(format!("passage number `{one}` was to be ranked and is not embedded")))
+        };
+        let rows = candidates.into_iter().zip(self.questions.vectors.chunks_exact(dim));
+        rows.map(|(row, question)| best(question, row, PROBE_DEPTH, of)).collect()
+    }
+
     fn about(&self) -> String {
         let questions = self.questions.count;
         match self.whole {
             true => format!("all passages embedded anew, {questions} training questions"),
             false => format!(
                 "estimated, an upper bound: the best of {} passages nearest to {questions} training questions, embedded anew{}",
-                self.passages,
+                self.chosen.len(),
                 if self.without.is_empty() { "" } else { "; those that fitted the map left out" }
             ),
         }
@@ -213,18 +251,26 @@ pub fn probe_questions(sample: usize) -> usize {
     (sample / POOLED).clamp(1, PROBES)
 }
 
+/// The questions that an index is measured on: drawn from the seed alone, so that every policy and every step of a run,
+/// resumed or not, asks the same, and fewer are part of more. Files of questions may be sorted by topic.
+fn probe_rows(questions: usize, most: usize, seed: u64) -> Vec<usize> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"probes");
+    hasher.update(&seed.to_le_bytes());
+    let mut random = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
+    let mut rows: Vec<usize> = (0..questions).collect();
+    rows.shuffle(&mut random);
+    rows.truncate(most);
+    rows
+}
+
 /// The first `depth` of a list that are none of `without`, whose ordinals ascend.
 fn others(list: Vec<u32>, without: &[u32], depth: usize) -> Vec<u32> {
     list.into_iter().filter(|one| without.binary_search(one).is_err()).take(depth).collect()
 }
 
-fn ordinals(hits: Vec<Vec<ragtune_index::Hit>>) -> Found {
-    hits.into_iter().map(|row| row.into_iter().map(|hit| hit.ordinal).collect()).collect()
-}
-
-/// The first `least` of every list, then the next of every list, and so on, until there are `most` different passages. Ordinals
-/// ascend.
-fn by_rank(lists: &[Vec<u32>], least: usize, most: usize) -> Vec<u32> {
+/// The first `least` of every list, then the next of every list, and so on, until there are `most` different passages.
+fn by_rank(lists: &[Vec<u32>], least: usize, most: usize) -> BTreeSet<u32> {
     let deepest = lists.iter().map(Vec::len).max().unwrap_or_default();
     let mut chosen = BTreeSet::new();
     let ranked = |rank: usize| lists.iter().filter_map(move |list| Some((rank, *list.get(rank)?)));
@@ -234,7 +280,7 @@ fn by_rank(lists: &[Vec<u32>], least: usize, most: usize) -> Vec<u32> {
         }
         chosen.insert(ordinal);
     }
-    chosen.into_iter().collect()
+    chosen
 }
 
 /// The `depth` candidates with the highest inner products with a question; ties by ordinal.
@@ -266,11 +312,23 @@ mod tests {
     #[test]
     fn pools_are_filled_rank_by_rank() {
         let lists = [vec![5, 1, 9], vec![5, 7, 8], vec![2, 1]];
-        assert_eq!(by_rank(&lists, 0, 2), [2, 5]);
-        assert_eq!(by_rank(&lists, 1, 1), [2, 5]);
-        assert_eq!(by_rank(&lists, 0, 3), [1, 2, 5]);
-        assert_eq!(by_rank(&lists, 0, 99), [1, 2, 5, 7, 8, 9]);
+        assert_eq!(by_rank(&lists, 0, 2), [2, 5].into());
+        assert_eq!(by_rank(&lists, 1, 1), [2, 5].into());
+        assert_eq!(by_rank(&lists, 0, 3), [1, 2, 5].into());
+        assert_eq!(by_rank(&lists, 0, 99), [1, 2, 5, 7, 8, 9].into());
         assert!(by_rank(&[], 1, 3).is_empty());
+    }
+
+    #[test]
+    fn probes_are_drawn_from_the_whole_file_by_the_seed_alone() {
+        let of = |most, seed| probe_rows(1000, most, seed);
+        let rows = of(64, 3);
+        assert_eq!((rows.len(), &rows[..25]), (64, &of(25, 3)[..]));
+        assert_ne!(rows, of(64, 4));
+        assert!(rows.iter().any(|row| *row >= 500) && rows.iter().any(|row| *row < 500), "{rows:?}");
+        let mut few = probe_rows(10, 64, 3);
+        few.sort_unstable();
+        assert_eq!(few, (0..10).collect::<Vec<_>>());
     }
 
     #[test]

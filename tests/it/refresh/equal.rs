@@ -26,8 +26,36 @@ fn ranking_every_passage_live_is_refreshing_at_every_step() {
     assert_eq!(run("lazy", "lazy", &["--refresh-depth", "60", "--refresh-age", "0"]), full);
     let rows = ["--refresh-every", "2", "--refresh-depth", "60", "--refresh-rows", "60"];
     assert_eq!(run("rows", "rows", &rows), full);
+    // What was embedded at a point is embedded once: neither to measure nor in the step that follows again.
+    let out = folder.path().join("rows");
+    let renewed = json(&out.join("record.json"))["refreshes"][0].clone();
+    assert_eq!((&renewed["action"], &renewed["step"], &renewed["passages"]), (&"rows".into(), &2.into(), &60.into()));
+    let steps = metrics(&out);
+    let of = |step: usize, key: &str| steps[step]["extra"][key].as_f64().unwrap();
+    assert_eq!((of(2, "candidates_embedded"), of(2, "candidates_known")), (0.0, 60.0));
+    assert_eq!((of(3, "candidates_embedded"), of(3, "candidates_known")), (60.0, 0.0));
     // A stale index alone is not the same: the comparison can fail.
     assert_ne!(run("never", "never", &[]), full);
+}
+
+#[test]
+fn passages_ranked_live_that_are_outside_of_the_sample_are_part_of_the_truth() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let out = folder.path().join("rows");
+    // Every passage is a candidate, so that nothing can be missed, whatever the sample is.
+    let settings = ["--refresh-every", "2", "--refresh-depth", "60", "--refresh-rows", "10", "--refresh-sample", "16"];
+    six_steps("rows", &settings, &index, &out).and(&["--exact"]).run().done();
+    let record = json(&out.join("record.json"));
+    for renewed in &record["refreshes"].as_array().unwrap()[..2] {
+        assert_eq!(
+            (&renewed["recall_reranked"], &renewed["recall_reranked_after"]),
+            (&1.0.into(), &1.0.into()),
+            "{renewed}"
+        );
+        // Ten of them are embedded for the overlay, the others to measure.
+        assert_eq!(renewed["passages"], 60, "{renewed}");
+    }
 }
 
 #[test]
