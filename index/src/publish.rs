@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use ragtune_nearest::{GraphParams, encode};
 
-use crate::durable::{digest, entries, name, sync_tree, write_synced};
+use crate::digests::Digests;
+use crate::durable::{entries, name, sync_tree, write_synced};
 use crate::error::{Error, Result};
 use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
 use crate::graph_plan::{self, GraphPlan, Made};
-use crate::manifest::{GRAPH, MANIFEST, Manifest, VectorFile};
+use crate::manifest::{GRAPH, MANIFEST, Manifest};
 use crate::passage::Fragment;
 use crate::sealed;
 use crate::sidecar;
@@ -64,7 +65,7 @@ pub(crate) fn publish(
         dim: known.dim as u32,
         metric: "inner product".into(),
         fingerprint: known.fingerprint.clone(),
-        vectors: vector_files(&known, fragments)?,
+        vectors: Digests::of_vectors(dir, uuid)?.vector_files(&known)?,
         graph: info.clone(),
         graph_blake3: blake3::hash(&bytes).to_hex().to_string(),
     };
@@ -76,15 +77,6 @@ pub(crate) fn publish(
     let sidecar = sidecar::put(dir, &known)?;
     let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known };
     Generation::assemble(&known, vectors.into(), Ok(Arc::new((graph, info))))
-}
-
-fn vector_files(known: &Known, fragments: &[Fragment]) -> Result<Vec<VectorFile>> {
-    let data = known.table.data_dir();
-    let files = fragments.iter().zip(&known.files).map(|(fragment, file)| {
-        let (bytes, blake3) = digest(&data.join(file))?;
-        Ok(VectorFile { fragment: fragment.id, rows: fragment.rows, file: file.clone(), bytes, blake3 })
-    });
-    files.collect()
 }
 
 /// Carries the caller's notes over from one sidecar to another.
