@@ -1,6 +1,6 @@
 //! Repairing what can be derived again, and removing what killed processes left.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ragtune_nearest::GraphParams;
 
@@ -55,7 +55,7 @@ pub(crate) fn mend(
         // As the graph was, as the caller says, or as the graphs beside it are.
         let params =
             params_of(known).or(otherwise.copied()).or_else(|| nearest(&all, known.number)).unwrap_or_default();
-        match mend_one((dir, uuid), known, notes_of(&all, known), &params, observe) {
+        match mend_one((dir, uuid), known, &params, observe) {
             Ok(lines) => done.extend(lines),
             // Damage, which `check` reports. It must not keep the others from being mended.
             Err(error) if is_damage(&error) => {
@@ -102,19 +102,17 @@ pub(crate) fn mend(
     Ok(done)
 }
 
-/// Repairs what lies beside one state. `notes` is the sidecar whose notes are its own where it has none.
+/// Repairs what lies beside one state.
 fn mend_one(
     (dir, uuid): (&Path, &str),
     known: &Known,
-    notes: Option<PathBuf>,
     params: &GraphParams,
     observe: &mut dyn FnMut(CommitStage),
 ) -> Result<Vec<String>> {
     let mut done = Vec::new();
     let generation = Generation::load(known, known.rows.len())?;
     if let Some(defect) = generation.graph_defect() {
-        let known = Known { sidecar: known.sidecar.clone().or(notes), ..known.clone() };
-        let made = publish(dir, uuid, &known, &known.rows.fragments, (params, GraphPlan::Build), observe)?;
+        let made = publish(dir, uuid, known, &known.rows.fragments, (params, GraphPlan::Build), observe)?;
         done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
     } else if !known.described() {
         complete(dir, uuid, known, known, params, observe)?;
@@ -126,13 +124,6 @@ fn mend_one(
         }
     }
     Ok(done)
-}
-
-/// The sidecar of the newest earlier state of the same generation: a change of rows that was killed before it made its own would
-/// have carried the notes over.
-fn notes_of(all: &[Known], known: &Known) -> Option<PathBuf> {
-    let before = |other: &&Known| other.number == known.number && other.table.version() < known.table.version();
-    all.iter().rev().filter(before).find_map(|other| other.sidecar.clone())
 }
 
 /// Whether it is the content of files that is wrong, not the moment.

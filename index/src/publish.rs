@@ -1,6 +1,6 @@
 //! Deriving the graph of a committed generation.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ragtune_nearest::{GraphParams, encode};
@@ -12,9 +12,11 @@ use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
 use crate::graph_plan::{self, GraphPlan, Made};
 use crate::manifest::{GRAPH, MANIFEST, Manifest};
 use crate::passage::Fragment;
+use crate::rollback::ROLLBACK_OF;
 use crate::sealed;
 use crate::sidecar;
-use crate::survey::Known;
+use crate::survey::{self, Known};
+use crate::writer::stated;
 
 /// What a commit is about to do; told to the caller so that it can charge the time to the right account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,14 +71,29 @@ pub(crate) fn publish(
         graph: info.clone(),
         graph_blake3: blake3::hash(&bytes).to_hex().to_string(),
     };
-    if let Some(old) = &known.sidecar {
-        keep_notes(old, &unfinished)?;
+    if let Some(old) = notes_of(dir, uuid, &known)? {
+        keep_notes(&old, &unfinished)?;
     }
     sealed::write_new(&unfinished.join(MANIFEST), &manifest)?;
     sync_tree(&unfinished)?;
     let sidecar = sidecar::put(dir, &known)?;
     let known = Known { sidecar: Some(sidecar), manifest: Ok(manifest), ..known };
     Generation::assemble(&known, vectors.into(), Ok(Arc::new((graph, info))))
+}
+
+/// The sidecar whose notes are a state's: its own or, where what made the state was killed before that, the one of the newest earlier
+/// state of the same generation, or of the one that was gone back to.
+fn notes_of(dir: &Path, uuid: &str, known: &Known) -> Result<Option<PathBuf>> {
+    if known.sidecar.is_some() {
+        return Ok(known.sidecar.clone());
+    }
+    let all = survey::all(dir, uuid, &known.table.latest()?)?;
+    let newest_of = |number: u32| {
+        let before = |other: &&Known| other.number == number && other.table.version() < known.table.version();
+        all.iter().rev().filter(before).find_map(|other| other.sidecar.clone())
+    };
+    let back_to = stated(&known.table, known.number).get(ROLLBACK_OF).and_then(|number| number.parse().ok());
+    Ok(newest_of(known.number).or_else(|| newest_of(back_to?)))
 }
 
 /// Carries the caller's notes over from one sidecar to another.

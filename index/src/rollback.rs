@@ -15,6 +15,9 @@ use crate::survey::{self, Known};
 use crate::table::Table;
 use crate::writer::{next_number, register, stated};
 
+/// Name of what a rollback states of the generation that it makes: the number of the one it went back to.
+pub(crate) const ROLLBACK_OF: &str = "rollback";
+
 impl Corpus {
     /// Makes a retained generation, in its newest state, the newest again, with the passages and vectors it has, under the
     /// next number, which is returned. What was newest stays retained as the one before. Going back to what is the newest
@@ -57,7 +60,9 @@ fn rollback(corpus: &Corpus, known: &[Known], wanted: &Known) -> Result<u32> {
         digests.verify_rows(&wanted.table, &wanted.rows, |_, deletion| deletion.is_some())?;
     }
     let number = next_number(known);
-    let stated = stated(&latest, wanted.number);
+    let mut stated = stated(&latest, wanted.number);
+    // Should a crash come before its sidecar: whose notes are its own.
+    stated.insert(ROLLBACK_OF.into(), wanted.number.to_string());
     let table = register(&latest, number, &wanted.fingerprint, &stated, known)?;
     let vectors = wanted.table.vectors(wanted.rows.len(), wanted.dim)?;
     let deleted = wanted.table.deleted()?;

@@ -102,12 +102,12 @@ fn an_old_version_that_cannot_be_read_stops_a_change_before_its_commit_and_is_dr
     embed(&corpus, &encoder("a"), DIM, &vectors(N, DIM, 3));
     embed(&corpus, &encoder("b"), DIM, &all[..N * DIM]);
     delete(&corpus, [7]);
+    let before = seen(dir.path());
     let old = manifests(dir.path()).pop().unwrap();
     let mut bytes = fs::read(&old).unwrap();
     let length = bytes.len();
     bytes[..length - 4].fill(255);
     fs::write(&old, bytes).unwrap();
-    let before = seen(dir.path());
     let corpus = Corpus::open(dir.path()).unwrap();
     let newest = manifests(dir.path());
     {

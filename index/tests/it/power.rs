@@ -151,9 +151,8 @@ mod cuts {
         if mend {
             only_leftovers(dir, context);
             let mut mended = seen(dir).unwrap();
-            // What a rollback makes has a new number, and only the rollback knows whose notes are its.
             let noted = |state: &Seen| state.notes == mended.notes;
-            let whole = noted(new) || old.as_ref().is_some_and(noted) || context.starts_with("`back");
+            let whole = noted(new) || old.as_ref().is_some_and(noted);
             assert!(whole, "{context}: notes are lost: {}", mended.differs_from(new));
             if context.starts_with("`protect") {
                 mended.kept.clone_from(&new.kept);
