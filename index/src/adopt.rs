@@ -1,16 +1,16 @@
 //! A sidecar for vectors that a graph already covers: whole, or but for passages appended behind it. The graph is not built
 //! again, its file not even copied where the disk knows hard links.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use ragtune_nearest::GraphParams;
 
-use crate::durable::{digest, sync_tree};
+use crate::digests::Digests;
+use crate::durable::sync_tree;
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
-use crate::manifest::{GRAPH, GraphInfo, MANIFEST, Manifest, VectorFile};
+use crate::manifest::{GRAPH, GraphInfo, MANIFEST, Manifest};
 use crate::publish::{CommitStage, keep_notes, publish};
 use crate::sealed;
 use crate::sidecar;
@@ -87,27 +87,13 @@ fn adopt(dir: &Path, uuid: &str, known: &Known, (from, manifest): (&Path, &Manif
         number: known.number,
         dataset_version: known.table.version(),
         fingerprint: known.fingerprint.clone(),
-        vectors: vector_files(known, &manifest.vectors)?,
+        vectors: Digests::of_vectors(dir, uuid)?.vector_files(known)?,
         ..manifest.clone()
     };
     keep_notes(from, &unfinished)?;
     sealed::write_new(&unfinished.join(MANIFEST), &made)?;
     sync_tree(&unfinished)?;
     sidecar::put(dir, known).map(drop)
-}
-
-/// The vector files of a state; those that `described` tells of are not read again.
-fn vector_files(known: &Known, described: &[VectorFile]) -> Result<Vec<VectorFile>> {
-    let data = known.table.data_dir();
-    let described: BTreeMap<&str, &VectorFile> = described.iter().map(|file| (file.file.as_str(), file)).collect();
-    let files = known.rows.fragments.iter().zip(&known.files).map(|(fragment, file)| {
-        let (bytes, blake3) = match described.get(file.as_str()) {
-            Some(described) => (described.bytes, described.blake3.clone()),
-            None => digest(&data.join(file))?,
-        };
-        Ok(VectorFile { fragment: fragment.id, rows: fragment.rows, file: file.clone(), bytes, blake3 })
-    });
-    files.collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use ragtune_nearest::normalize;
 
 use crate::adopt::{complete, params_like};
+use crate::compact::room;
 use crate::corpus::Corpus;
 use crate::create::{checked, key_of};
 use crate::error::{Cause, Error, Result};
@@ -15,13 +16,13 @@ use crate::journal;
 use crate::lock::WriterLock;
 use crate::passage::Passage;
 use crate::publish::CommitStage;
-use crate::retire::retire;
+use crate::retire::{before_change, retire};
 use crate::survey::{self, Known};
 use crate::table::{Piece, Table};
 use crate::texts::Texts;
 use crate::writer::LENGTH_TOLERANCE;
 
-/// New fragments have at most so many passages, however many older ones have: that many texts are in memory at a time.
+/// New fragments have at most so many passages, however many the index was created with: that many texts are in memory at a time.
 pub(crate) const ROWS: usize = 4096;
 
 /// What gives the vectors of a run of passages: row-major, each finite and of length one within 0.001.
@@ -77,7 +78,7 @@ fn append(
     let table = corpus.table().latest()?;
     let before = fitting(dir, uuid, &table, by, dim)?;
     let mut passages = checked(passages, taken(&table, &before)?).peekable();
-    let room = before.rows.fragments.iter().map(|fragment| fragment.rows as usize).max().unwrap_or(ROWS).min(ROWS);
+    let room = room(&table);
     let mut pieces: Vec<Piece> = Vec::new();
     loop {
         let run: Vec<Passage> = passages.by_ref().take(room).collect::<Result<_>>()?;
@@ -112,7 +113,7 @@ fn append(
 
 /// The newest generation, if vectors of this encoder may be added to it.
 fn fitting(dir: &Path, uuid: &str, table: &Table, by: &Fingerprint, dim: usize) -> Result<Known> {
-    let newest = survey::newest(dir, uuid, table)?.ok_or_else(|| Error::NoVectors { dir: dir.into() })?;
+    let newest = before_change(dir, uuid, table)?.ok_or_else(|| Error::NoVectors { dir: dir.into() })?;
     if newest.fingerprint != *by {
         return Err(Error::WrongEncoder {
             asked: by.id(),

@@ -50,6 +50,9 @@ pub struct Defect {
 const BY_MEND: &str = "`ragtune index check --mend --index DIR` repairs it";
 const BY_RESTORING: &str = "restore the index from a copy, or build it again";
 
+const BY_RESTORING_OR_DROPPING: &str = "restore the index from a copy; an old version whose manifest is damaged and that nobody \
+     keeps, `ragtune index check --mend --index DIR` drops";
+
 /// Walks everything in an index directory and verifies every checksum. Reads all texts and vectors once. An error means that
 /// there is no index to check, or that the system refused; what is wrong with an index is in the list.
 pub fn check(dir: &Path) -> Result<Vec<Defect>> {
@@ -71,7 +74,7 @@ pub fn check(dir: &Path) -> Result<Vec<Defect>> {
     let known = match corpus.survey() {
         Ok(known) => known,
         Err(error) => {
-            found.push(defect(DefectKind::Damage, DATASET, error.in_full(), BY_RESTORING));
+            found.push(defect(DefectKind::Damage, DATASET, error.in_full(), BY_RESTORING_OR_DROPPING));
             return Ok(found);
         }
     };
@@ -303,7 +306,8 @@ fn check_journal(corpus: &Corpus, found: &mut Vec<Defect>) -> Result<BTreeSet<St
     Ok(spared)
 }
 
-fn changed(path: &Path, bytes: u64, blake3: &str) -> Option<String> {
+/// What is wrong with a file that was written with this length and checksum.
+pub(crate) fn changed(path: &Path, bytes: u64, blake3: &str) -> Option<String> {
     match digest(path) {
         Ok((length, _)) if length != bytes => Some(format!("it has {length} bytes, {bytes} were written")),
         Ok((_, found)) if found != blake3 => Some("its content is not what was written".into()),

@@ -1,19 +1,23 @@
 //! Dropping deleted passages and merging small fragments. Texts and vectors stay in files of their own: what Lance calls
 //! compaction would fold them together, and every refresh would have to write the texts again.
 
+use std::collections::BTreeSet;
+
 use ragtune_nearest::GraphParams;
 
 use crate::adopt::complete;
 use crate::append::ROWS;
 use crate::check::resumable;
 use crate::corpus::Corpus;
+use crate::create::rows_per_fragment;
+use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
 use crate::journal;
 use crate::lock::WriterLock;
 use crate::passage::{Fragment, Passage};
 use crate::publish::{CommitStage, publish};
-use crate::retire::retire;
+use crate::retire::{before_change, retire};
 use crate::survey::{self, Known};
 use crate::table::{Piece, Table};
 use crate::texts::Texts;
@@ -58,10 +62,10 @@ impl Corpus {
 fn compact(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<Compacted> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     let table = corpus.table().latest()?;
-    let before = survey::newest(dir, uuid, &table)?.ok_or_else(|| Error::NoVectors { dir: dir.into() })?;
+    let before = before_change(dir, uuid, &table)?.ok_or_else(|| Error::NoVectors { dir: dir.into() })?;
     let deleted = table.deleted()?;
     let fragments_before = before.rows.fragments.len();
-    let steps = steps(&before.rows.fragments, &deleted);
+    let steps = steps(&before.rows.fragments, &deleted, room(&table));
     let mut done = Compacted {
         passages: before.rows.len() - deleted.len(),
         dropped: deleted.len(),
@@ -75,6 +79,12 @@ fn compact(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitS
         return Ok(done);
     }
     observe(CommitStage::Commit);
+    let merged: BTreeSet<u64> = steps.iter().flat_map(Step::merged).map(|fragment| fragment.id).collect();
+    let digests = Digests::of_all(dir, uuid)?;
+    digests.verify_rows(&table, &before.rows, |fragment, _| merged.contains(&fragment.id))?;
+    let of = before.rows.fragments.iter().zip(&before.files);
+    digests
+        .verify(&table.data_dir(), of.filter(|(fragment, _)| merged.contains(&fragment.id)).map(|(_, file)| file))?;
     let vectors = table.vectors(before.rows.len(), before.dim)?;
     let source = Source { table: &table, known: &before, deleted: &deleted, vectors: &vectors };
     let mut pieces = Vec::new();
@@ -144,7 +154,7 @@ impl Source<'_> {
         pieces: &mut Vec<Piece>,
     ) -> Result<()> {
         let dim = self.known.dim;
-        let room = room(&self.known.rows.fragments);
+        let room = room(target);
         let (mut passages, mut vectors) = (Vec::<Passage>::new(), Vec::new());
         for fragment in fragments {
             let read = self.table.read(fragment, 0..fragment.rows)?;
@@ -168,9 +178,9 @@ impl Source<'_> {
     }
 }
 
-/// Rows of a full new fragment: as many as the fullest there is, within what is kept in memory.
-fn room(fragments: &[Fragment]) -> usize {
-    fragments.iter().map(|fragment| fragment.rows as usize).max().unwrap_or(ROWS).clamp(1, ROWS)
+/// Rows of a full new fragment: as many as the index was created with, within what is kept in memory.
+pub(crate) fn room(table: &Table) -> usize {
+    rows_per_fragment(table).clamp(1, ROWS)
 }
 
 /// What becomes of fragments, in their order.
@@ -182,9 +192,17 @@ enum Step {
     Merge(Vec<Fragment>),
 }
 
+impl Step {
+    fn merged(&self) -> &[Fragment] {
+        match self {
+            Step::Keep(_) => &[],
+            Step::Merge(fragments) => fragments,
+        }
+    }
+}
+
 /// Full fragments without deleted rows stay, and so does one that has no neighbour to be merged with.
-fn steps(fragments: &[Fragment], deleted: &[u32]) -> Vec<Step> {
-    let room = room(fragments);
+fn steps(fragments: &[Fragment], deleted: &[u32], room: usize) -> Vec<Step> {
     let whole = |fragment: &Fragment| {
         let from = deleted.partition_point(|ordinal| *ordinal < fragment.first);
         deleted.get(from).is_none_or(|ordinal| ordinal - fragment.first >= fragment.rows)
@@ -224,7 +242,7 @@ mod tests {
 
     /// Ids that stay as `k`, ids that are merged as `m`, runs divided by blanks.
     fn said(rows: &[u32], deleted: &[u32]) -> String {
-        let said = steps(&fragments(rows), deleted).into_iter().map(|step| match step {
+        let said = steps(&fragments(rows), deleted, 4).into_iter().map(|step| match step {
             Step::Keep(fragment) => format!("k{}", fragment.id),
             Step::Merge(run) => run.iter().map(|fragment| format!("m{}", fragment.id)).collect(),
         });
@@ -240,5 +258,6 @@ mod tests {
         assert_eq!(said(&[4, 4, 4, 1], &[0, 3, 4, 5, 6, 7]), "m0m1 k2 k3");
         assert_eq!(said(&[4, 1, 4, 1, 1], &[9]), "k0 k1 k2 m3m4");
         assert_eq!(said(&[1], &[]), "k0");
+        assert_eq!(said(&[1, 1, 9], &[]), "m0m1 k2");
     }
 }

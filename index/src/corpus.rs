@@ -301,7 +301,7 @@ impl Corpus {
     }
 
     /// What to say of a failed read: that files are gone, if that is why.
-    fn or_changed(&self, error: Error) -> Error {
+    pub(crate) fn or_changed(&self, error: Error) -> Error {
         if self.table.complete() { error } else { self.changed() }
     }
 

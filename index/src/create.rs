@@ -1,6 +1,7 @@
 //! Creating an index: everything in a directory that does not count, then one rename.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::corpus::Corpus;
@@ -10,15 +11,20 @@ use crate::lock::WriterLock;
 use crate::manifest::GENERATIONS;
 use crate::passage::{Passage, Source};
 use crate::sealed::FORMAT;
-use crate::table::{self, DATASET};
+use crate::table::{self, DATASET, Table};
 use crate::texts::{Texts, digests};
+use crate::vouch;
 
 /// Names of the dataset's settings.
 pub(crate) const FORMAT_KEY: &str = "ragtune.format";
 pub(crate) const UUID_KEY: &str = "ragtune.uuid";
 pub(crate) const SOURCE_KEY: &str = "ragtune.source";
+const ROWS_KEY: &str = "ragtune.rows_per_fragment";
 /// How the directory of an index in the making begins.
 pub(crate) const CREATING: &str = ".creating-";
+
+/// How many passages a fragment may be made for.
+const PER_FRAGMENT: RangeInclusive<usize> = 1..=1_000_000;
 
 /// How to lay out a new index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +40,12 @@ impl Default for CreateOptions {
     }
 }
 
+/// Passages per fragment that an index was created with. However few it was created with: what is added later is laid out like that.
+pub(crate) fn rows_per_fragment(table: &Table) -> usize {
+    let told = table.config().get(ROWS_KEY).and_then(|rows| rows.parse().ok());
+    told.filter(|rows| PER_FRAGMENT.contains(rows)).unwrap_or(CreateOptions::default().rows_per_fragment)
+}
+
 /// See [`Corpus::create`]. The passages come as a trait object, so that callers with their own iterators do not each compile
 /// the storage library's writer again.
 pub(crate) fn create(
@@ -42,7 +54,7 @@ pub(crate) fn create(
     passages: &mut dyn Iterator<Item = Result<Passage, Cause>>,
     options: &CreateOptions,
 ) -> Result<Corpus> {
-    if !(1..=1_000_000).contains(&options.rows_per_fragment) {
+    if !PER_FRAGMENT.contains(&options.rows_per_fragment) {
         let value = options.rows_per_fragment.to_string();
         return Err(Error::Setting { name: "passages per fragment", value, expected: "a number from 1 to 1000000" });
     }
@@ -92,8 +104,10 @@ fn write(
         (FORMAT_KEY.into(), Some(FORMAT.to_string())),
         (UUID_KEY.into(), Some(uuid.clone())),
         (SOURCE_KEY.into(), Some(source)),
+        (ROWS_KEY.into(), Some(options.rows_per_fragment.to_string())),
     ])?;
     sync_tree(making)?;
+    vouch::forget(dir)?;
     // The checksums may be there before the dataset: without it they mean nothing.
     Texts { uuid, files: digests(&table.data_dir(), files)?, deletions: Vec::new() }.write(dir)?;
     let generations = dir.join(GENERATIONS);

@@ -2,13 +2,15 @@
 
 use crate::adopt::{complete, params_like};
 use crate::corpus::Corpus;
+use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
 use crate::ids::Ids;
 use crate::journal;
 use crate::lock::WriterLock;
+use crate::passage::Fragment;
 use crate::publish::{CommitStage, publish};
-use crate::retire::retire;
+use crate::retire::{before_change, retire};
 use crate::survey::{self, Known};
 use crate::texts::Texts;
 
@@ -57,7 +59,14 @@ impl Corpus {
         if ordinals.is_empty() {
             return Ok(Deleted { passages: 0, left, dataset_version: table.version() });
         }
-        let before = survey::newest(dir, uuid, &table)?;
+        let before = before_change(dir, uuid, &table)?;
+        // What is deleted already is written again beside what is new.
+        let holds = |fragment: &Fragment| {
+            let from = ordinals.partition_point(|ordinal| *ordinal < fragment.first);
+            ordinals.get(from).is_some_and(|ordinal| ordinal - fragment.first < fragment.rows)
+        };
+        let deletions = rows.fragments.iter().zip(&rows.deletions).filter(|(fragment, _)| holds(fragment));
+        Digests::of_all(dir, uuid)?.verify(&table.deletions_dir(), deletions.filter_map(|(_, file)| file.as_ref()))?;
         let staged = table.stage_deletion(&ordinals)?;
         Texts::add(dir, uuid, &table, [], staged.files.iter().cloned())?;
         let table = table.delete(staged)?;

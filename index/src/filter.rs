@@ -9,7 +9,8 @@ impl Corpus {
     /// The passages that meet a condition over `id`, `title` and `text` in the SQL of the storage library, for instance
     /// `title LIKE 'A%' AND text != ''`. Reads the columns named.
     pub fn matching(&self, condition: &str) -> Result<Allowed> {
-        Ok(Allowed::new(self.len(), self.table().matching(condition)?)?)
+        let found = self.table().matching(condition).map_err(|error| self.or_changed(error))?;
+        Ok(Allowed::new(self.len(), found)?)
     }
 
     /// The passages with these ids, each of which must be there.

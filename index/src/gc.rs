@@ -11,6 +11,7 @@ use crate::journal;
 use crate::lock::WriterLock;
 use crate::retained::numbers;
 use crate::retire::{Keep, plan};
+use crate::sidecar;
 use crate::stats::bytes;
 
 /// A file or a directory that was removed, or would be.
@@ -49,7 +50,18 @@ impl Corpus {
         lock.must_be_for(self.dir())?;
         let dir = self.dir();
         let table = self.table().latest()?;
-        let before = self.survey()?;
+        let mut before = self.survey()?;
+        // What a kill left between two renames is the only copy of its notes: no leftover, but a sidecar to be.
+        let mut salvageable = BTreeSet::new();
+        for known in &before {
+            salvageable.extend(sidecar::salvageable(dir, self.uuid(), known)?);
+        }
+        if !dry && !salvageable.is_empty() {
+            for known in &before {
+                sidecar::salvage(dir, self.uuid(), known)?;
+            }
+            before = self.survey()?;
+        }
         let spared = resumable(self)?;
         let plan = plan(dir, self.uuid(), &table, Keep::Least)?;
         let gone = plan.versions_that_go(&table)?;
@@ -64,7 +76,8 @@ impl Corpus {
             paths.insert(journal::path(dir));
         }
         let left = leftover_files(self, &before, &spared)?;
-        let left: Vec<PathBuf> = left.iter().map(|left| dir.join(&left.file)).collect();
+        let mut left: Vec<PathBuf> = left.iter().map(|left| dir.join(&left.file)).collect();
+        left.retain(|path| !salvageable.contains(path));
         // A half-removed version is no file; it goes with the versions.
         paths.extend(left.iter().filter(|path| path.exists()).cloned());
 

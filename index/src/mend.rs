@@ -8,7 +8,7 @@ use crate::adopt::{complete, nearest, params_of};
 use crate::check::{leftover_files, resumable};
 use crate::corpus::Corpus;
 use crate::durable::{name, remove};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::graph_plan::GraphPlan;
 use crate::held;
@@ -24,6 +24,7 @@ use crate::survey::Known;
 use crate::table::Table;
 use crate::texts::{TEXTS, Texts};
 use crate::torn::DAMAGED;
+use crate::unreadable;
 use crate::vouch;
 
 /// See [`Corpus::mend`] and [`Corpus::mend_alike`], which has no parameters for graphs that nothing is known of; the caller holds
@@ -36,6 +37,9 @@ pub(crate) fn mend(
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     refuse_newer(dir)?;
     let mut done = Vec::new();
+    for version in unreadable::drop_versions(dir, &corpus.table().latest()?)? {
+        done.push(format!("dropped version {version}, whose manifest is damaged and which nobody keeps"));
+    }
     // Before anything is retired: what somebody keeps must stay.
     for broken in protection::broken(corpus)? {
         done.push(protection::restore(corpus, &broken, &corpus.survey()?)?);
@@ -51,18 +55,14 @@ pub(crate) fn mend(
         // As the graph was, as the caller says, or as the graphs beside it are.
         let params =
             params_of(known).or(otherwise.copied()).or_else(|| nearest(&all, known.number)).unwrap_or_default();
-        let generation = Generation::load(known, known.rows.len())?;
-        if let Some(defect) = generation.graph_defect() {
-            let made = publish(dir, uuid, known, &known.rows.fragments, (&params, GraphPlan::Build), observe)?;
-            done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
-        } else if !known.described() {
-            complete(dir, uuid, known, known, &params, observe)?;
-            done.push(format!("noted in generation {} the passages appended to it", known.number));
-        } else if let Ok(graph) = &generation.shared.graph {
-            for (file, defect) in held::defects(uuid, known, generation.vectors()) {
-                held::remake(uuid, known, file, generation.vectors(), graph)?;
-                done.push(format!("made `{file}` of generation {} anew: {defect}", known.number));
+        match mend_one((dir, uuid), known, &params, observe) {
+            Ok(lines) => done.extend(lines),
+            // Damage, which `check` reports. It must not keep the others from being mended.
+            Err(error) if is_damage(&error) => {
+                let (number, version) = (known.number, known.table.version());
+                done.push(format!("left generation {number} of version {version} as it is: {}", error.in_full()));
             }
+            Err(error) => return Err(error),
         }
     }
     if journal::read(dir)?.is_some() && spared.is_empty() {
@@ -79,11 +79,19 @@ pub(crate) fn mend(
         done.push(format!("removed `{DAMAGED}`"));
     }
     let tables = tables(corpus)?;
-    let texts = Texts::read(dir).ok().filter(|texts| texts.uuid == uuid);
-    if !texts.is_some_and(|texts| texts.missing(&tables).is_ok_and(|missing| missing.is_empty())) {
-        // The files as they are now: what happened to them before cannot be told any more.
-        Texts::of(uuid, &tables)?.write(dir)?;
-        done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
+    // Files that it does not tell of, as they are now: what happened to them before cannot be told any more.
+    match Texts::read(dir).ok().filter(|texts| texts.uuid == uuid) {
+        None => {
+            Texts::of(uuid, &tables)?.write(dir)?;
+            done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
+        }
+        Some(texts) => {
+            let missing = texts.missing(&tables)?;
+            if !missing.is_empty() {
+                texts.with(Texts::of(uuid, &tables)?).write(dir)?;
+                done.push(format!("noted in `{TEXTS}` files as they are: {}", missing.len()));
+            }
+        }
     }
     if let Some(defect) = lexical::defect(corpus)? {
         lexical::remake(corpus)?;
@@ -92,6 +100,35 @@ pub(crate) fn mend(
     retire(dir, uuid, &corpus.table().latest()?, &spared)?;
     vouch::remember(dir)?;
     Ok(done)
+}
+
+/// Repairs what lies beside one state.
+fn mend_one(
+    (dir, uuid): (&Path, &str),
+    known: &Known,
+    params: &GraphParams,
+    observe: &mut dyn FnMut(CommitStage),
+) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    let generation = Generation::load(known, known.rows.len())?;
+    if let Some(defect) = generation.graph_defect() {
+        let made = publish(dir, uuid, known, &known.rows.fragments, (params, GraphPlan::Build), observe)?;
+        done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
+    } else if !known.described() {
+        complete(dir, uuid, known, known, params, observe)?;
+        done.push(format!("noted in generation {} the passages appended to it", known.number));
+    } else if let Ok(graph) = &generation.shared.graph {
+        for (file, defect) in held::defects(uuid, known, generation.vectors()) {
+            held::remake(uuid, known, file, generation.vectors(), graph)?;
+            done.push(format!("made `{file}` of generation {} anew: {defect}", known.number));
+        }
+    }
+    Ok(done)
+}
+
+/// Whether it is the content of files that is wrong, not the moment.
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. } | Error::Storage { .. }) && !error.out_of_space()
 }
 
 /// Mending replaces what it cannot read. What a newer program wrote is whole, and must not be.
@@ -118,7 +155,6 @@ pub(crate) fn tables(corpus: &Corpus) -> Result<Vec<Table>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::manifest::MANIFEST;
     use crate::passage::{Passage, Source};
     use crate::sealed::tests::make_newer;
@@ -126,6 +162,29 @@ mod tests {
 
     /// What one command did.
     type Outcome = Result<()>;
+
+    #[test]
+    fn a_sealed_manifest_of_more_passages_than_there_are_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let by = Fingerprint::new([("weights".to_string(), "x".to_string())].into());
+        let passage = |id: &str| Ok::<_, Error>(Passage { id: id.into(), title: String::new(), text: "t".into() });
+        let source = Source { name: "c".into(), blake3: "0".into() };
+        let passages = [passage("1"), passage("2")].into_iter();
+        let corpus = Corpus::create(dir.path(), &source, passages, &CreateOptions::default()).unwrap();
+        let lock = corpus.lock("a test").unwrap();
+        let mut writer = corpus.begin(&lock, &by, 1).unwrap();
+        writer.write(&corpus.fragments()[0], &[1.0, 1.0]).unwrap();
+        writer.commit(&GraphParams::default(), GraphPlan::Build, &mut |_| {}).unwrap();
+        let sidecar = sidecars(corpus.dir()).unwrap().remove(0);
+        let manifest = Manifest::read(&sidecar).unwrap();
+        sealed::write(&sidecar.join(MANIFEST), &Manifest { len: 3, ..manifest }).unwrap();
+        let generation = corpus.current().unwrap().unwrap();
+        assert!(generation.graph_defect().unwrap().contains("tells of 3 passages"), "{:?}", generation.graph_defect());
+        assert_eq!(corpus.stats().unwrap().outside_graph, 0);
+        let more = [passage("3")].into_iter();
+        let appended = corpus.append(&lock, &by, 1, more, &mut |_| Ok(vec![1.0])).unwrap();
+        assert!(appended.graph_built && appended.outside_graph == 0, "{appended:?}");
+    }
 
     #[test]
     fn what_a_newer_program_wrote_is_refused_and_stays() {

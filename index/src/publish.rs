@@ -1,19 +1,22 @@
 //! Deriving the graph of a committed generation.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ragtune_nearest::{GraphParams, encode};
 
-use crate::durable::{digest, entries, name, sync_tree, write_synced};
+use crate::digests::Digests;
+use crate::durable::{entries, name, sync_tree, write_synced};
 use crate::error::{Error, Result};
 use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
 use crate::graph_plan::{self, GraphPlan, Made};
-use crate::manifest::{GRAPH, MANIFEST, Manifest, VectorFile};
+use crate::manifest::{GRAPH, MANIFEST, Manifest};
 use crate::passage::Fragment;
+use crate::rollback::ROLLBACK_OF;
 use crate::sealed;
 use crate::sidecar;
-use crate::survey::Known;
+use crate::survey::{self, Known};
+use crate::writer::stated;
 
 /// What a commit is about to do; told to the caller so that it can charge the time to the right account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,12 +67,12 @@ pub(crate) fn publish(
         dim: known.dim as u32,
         metric: "inner product".into(),
         fingerprint: known.fingerprint.clone(),
-        vectors: vector_files(&known, fragments)?,
+        vectors: Digests::of_vectors(dir, uuid)?.vector_files(&known)?,
         graph: info.clone(),
         graph_blake3: blake3::hash(&bytes).to_hex().to_string(),
     };
-    if let Some(old) = &known.sidecar {
-        keep_notes(old, &unfinished)?;
+    if let Some(old) = notes_of(dir, uuid, &known)? {
+        keep_notes(&old, &unfinished)?;
     }
     sealed::write_new(&unfinished.join(MANIFEST), &manifest)?;
     sync_tree(&unfinished)?;
@@ -78,13 +81,19 @@ pub(crate) fn publish(
     Generation::assemble(&known, vectors.into(), Ok(Arc::new((graph, info))))
 }
 
-fn vector_files(known: &Known, fragments: &[Fragment]) -> Result<Vec<VectorFile>> {
-    let data = known.table.data_dir();
-    let files = fragments.iter().zip(&known.files).map(|(fragment, file)| {
-        let (bytes, blake3) = digest(&data.join(file))?;
-        Ok(VectorFile { fragment: fragment.id, rows: fragment.rows, file: file.clone(), bytes, blake3 })
-    });
-    files.collect()
+/// The sidecar whose notes are a state's: its own or, where what made the state was killed before that, the one of the newest earlier
+/// state of the same generation, or of the one that was gone back to.
+fn notes_of(dir: &Path, uuid: &str, known: &Known) -> Result<Option<PathBuf>> {
+    if known.sidecar.is_some() {
+        return Ok(known.sidecar.clone());
+    }
+    let all = survey::all(dir, uuid, &known.table.latest()?)?;
+    let newest_of = |number: u32| {
+        let before = |other: &&Known| other.number == number && other.table.version() < known.table.version();
+        all.iter().rev().filter(before).find_map(|other| other.sidecar.clone())
+    };
+    let back_to = stated(&known.table, known.number).get(ROLLBACK_OF).and_then(|number| number.parse().ok());
+    Ok(newest_of(known.number).or_else(|| newest_of(back_to?)))
 }
 
 /// Carries the caller's notes over from one sidecar to another.

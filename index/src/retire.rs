@@ -98,6 +98,12 @@ pub(crate) fn retire(dir: &Path, uuid: &str, table: &Table, spare: &BTreeSet<Str
     plan(dir, uuid, table, Keep::Usual)?.carry_out(dir, table, spare)
 }
 
+/// The newest state, once all that retiring looks at can be read: a commit whose end is foreseen to fail is better not begun.
+pub(crate) fn before_change(dir: &Path, uuid: &str, table: &Table) -> Result<Option<Known>> {
+    plan(dir, uuid, table, Keep::Usual)?;
+    survey::newest(dir, uuid, table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,16 +3,20 @@
 use crate::adopt::{complete, params_like};
 use crate::compact::{Source, replace_all};
 use crate::corpus::Corpus;
+use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
 use crate::journal;
 use crate::lock::WriterLock;
 use crate::publish::{CommitStage, publish};
 use crate::retained::numbers;
-use crate::retire::retire;
+use crate::retire::{before_change, retire};
 use crate::survey::{self, Known};
 use crate::table::Table;
 use crate::writer::{next_number, register, stated};
+
+/// Name of what a rollback states of the generation that it makes: the number of the one it went back to.
+pub(crate) const ROLLBACK_OF: &str = "rollback";
 
 impl Corpus {
     /// Makes a retained generation, in its newest state, the newest again, with the passages and vectors it has, under the
@@ -45,14 +49,22 @@ impl Corpus {
 fn rollback(corpus: &Corpus, known: &[Known], wanted: &Known) -> Result<u32> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     let latest = corpus.table().latest()?;
+    before_change(dir, uuid, &latest)?;
     if known.last().is_some_and(|newest| newest.table.version() == wanted.table.version()) {
         return Err(Error::Newest { number: wanted.number, version: wanted.table.version() });
     }
+    let same_rows = wanted.rows == latest.rows()?;
+    let digests = Digests::of_all(dir, uuid)?;
+    digests.verify(&wanted.table.data_dir(), &wanted.files)?;
+    if !same_rows {
+        digests.verify_rows(&wanted.table, &wanted.rows, |_, deletion| deletion.is_some())?;
+    }
     let number = next_number(known);
-    let stated = stated(&latest, wanted.number);
+    let mut stated = stated(&latest, wanted.number);
+    // Should a crash come before its sidecar: whose notes are its own.
+    stated.insert(ROLLBACK_OF.into(), wanted.number.to_string());
     let table = register(&latest, number, &wanted.fingerprint, &stated, known)?;
     let vectors = wanted.table.vectors(wanted.rows.len(), wanted.dim)?;
-    let same_rows = wanted.rows == latest.rows()?;
     let deleted = wanted.table.deleted()?;
     let table = match same_rows {
         true => vectors_only(&table, wanted, number, &vectors)?,

@@ -33,6 +33,10 @@ pub(crate) fn put(dir: &Path, known: &Known) -> Result<PathBuf> {
     for old in &old {
         sealed::known(Manifest::read(old))?;
     }
+    if !old.is_empty() {
+        // The new one's name must last before the old one's goes: only a name that is there can be salvaged.
+        sync_dir(&generations)?;
+    }
     let mut aside = Vec::new();
     for old in &old {
         let to = generations.join(format!("{REPLACED}{}", name(old)));
@@ -52,6 +56,16 @@ pub(crate) fn put(dir: &Path, known: &Known) -> Result<PathBuf> {
 /// Finishes what a crash between the two renames of [`put`] left: the old sidecar aside, the new one complete and not yet in its
 /// place. Says where it is then.
 pub(crate) fn salvage(dir: &Path, uuid: &str, known: &Known) -> Result<Option<PathBuf>> {
+    let Some(unfinished) = salvageable(dir, uuid, known)? else { return Ok(None) };
+    let generations = dir.join(GENERATIONS);
+    let place = generations.join(sidecar_name(known.number, &known.files));
+    std::fs::rename(&unfinished, &place).map_err(Error::io("renaming to", &place))?;
+    sync_dir(&generations)?;
+    Ok(Some(place))
+}
+
+/// What [`salvage`] would put in its place.
+pub(crate) fn salvageable(dir: &Path, uuid: &str, known: &Known) -> Result<Option<PathBuf>> {
     let (generations, unfinished) = (dir.join(GENERATIONS), unfinished(dir, known));
     let place = generations.join(sidecar_name(known.number, &known.files));
     let has_one = known.sidecar.as_ref().is_some_and(|own| belongs_to(own, &known.files));
@@ -59,14 +73,8 @@ pub(crate) fn salvage(dir: &Path, uuid: &str, known: &Known) -> Result<Option<Pa
     if has_one || place.exists() || !entries(&generations)?.iter().any(aside) {
         return Ok(None);
     }
-    match Manifest::read(&unfinished) {
-        Ok(manifest) if manifest.describes(uuid, &known.files) => {
-            std::fs::rename(&unfinished, &place).map_err(Error::io("renaming to", &place))?;
-            sync_dir(&generations)?;
-            Ok(Some(place))
-        }
-        _ => Ok(None),
-    }
+    let complete = Manifest::read(&unfinished).is_ok_and(|manifest| manifest.describes(uuid, &known.files));
+    Ok(complete.then_some(unfinished))
 }
 
 fn unfinished(dir: &Path, known: &Known) -> PathBuf {

@@ -169,13 +169,18 @@ fn look(dir: &Path, uuid: &str, table: &Table, files: Vec<String>) -> Result<Kno
     let fingerprint: Option<Fingerprint> = kept.and_then(|kept| serde_json::from_str(kept).ok());
     let fingerprint = fingerprint
         .ok_or_else(|| Error::corrupt(dir, format!("the dataset does not say what embedded generation {number}")))?;
+    let rows = table.rows()?;
     let manifest =
         manifest.and_then(|manifest| match manifest.fingerprint == fingerprint && manifest.dim as usize == dim {
+            // A checksum says that it was written so, not that it is right: passages are counted from this number on.
+            true if manifest.len as usize > rows.len() => {
+                Err(format!("its manifest tells of {} passages, the dataset has {}", manifest.len, rows.len()))
+            }
             true => Ok(manifest),
             false => Err("its manifest and the dataset disagree".to_string()),
         });
     let sidecar = sidecar.map(|(sidecar, _)| sidecar);
-    Ok(Known { number, fingerprint, table: table.clone(), files, rows: table.rows()?, dim, sidecar, manifest })
+    Ok(Known { number, fingerprint, table: table.clone(), files, rows, dim, sidecar, manifest })
 }
 
 /// Owners as part of a tag's name: `keep-<owner>-g<number>`. Letters, digits and `-` stand for themselves; any other byte is

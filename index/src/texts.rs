@@ -76,9 +76,22 @@ impl Texts {
             present.map_or((Vec::new(), Vec::new()), |present| (present.files, present.deletions));
         files.retain(|file| data.join(&file.file).exists());
         deleted.retain(|file| gone.join(&file.file).exists());
-        files.extend(digests(&data, texts)?);
-        deleted.extend(digests(&gone, deletions)?);
+        // A file that is told of already, as one of an older version that is gone back to, keeps the checksum it was written with.
+        let told: BTreeSet<String> = files.iter().chain(&deleted).map(|written| written.file.clone()).collect();
+        files.extend(digests(&data, texts.into_iter().filter(|file| !told.contains(file)))?);
+        deleted.extend(digests(&gone, deletions.into_iter().filter(|file| !told.contains(file)))?);
         Self { uuid: uuid.into(), files, deletions: deleted }.write(dir)
+    }
+
+    /// The same, with the checksums of files that only `others` tells of. A checksum that is there stays, whatever became of its file.
+    pub(crate) fn with(mut self, others: Texts) -> Self {
+        let add = |known: &mut Vec<Written>, others: Vec<Written>| {
+            let told: BTreeSet<String> = known.iter().map(|known| known.file.clone()).collect();
+            known.extend(others.into_iter().filter(|other| !told.contains(&other.file)));
+        };
+        add(&mut self.files, others.files);
+        add(&mut self.deletions, others.deletions);
+        self
     }
 
     /// Files of these versions that have no checksum.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{entries, name};
+use crate::durable::{entries, name, remove, sync_dir};
 use crate::error::{Error, Result};
 use crate::sealed;
 use crate::table::{DATASET, MANIFEST_END};
@@ -27,9 +27,15 @@ pub(crate) struct Vouched {
 /// format is refused, and stays.
 pub(crate) fn remember(dir: &Path) -> Result<()> {
     let before = list(dir)?;
-    let mut now = Vouched::default();
-    for file in manifests(dir)? {
+    let files = manifests(dir)?;
+    if before.as_ref().is_some_and(|before| lost(before, &files).is_some()) {
+        // Its checksum is all that tells of the newest state: it must not be forgotten.
+        return Ok(());
+    }
+    let (mut now, mut new) = (Vouched::default(), false);
+    for file in files {
         let known = before.as_ref().and_then(|before| before.manifests.get(name(&file)));
+        new |= known.is_none();
         let digest = match known {
             Some(known) => known.clone(),
             None => match whole(&file)? {
@@ -41,15 +47,46 @@ pub(crate) fn remember(dir: &Path) -> Result<()> {
     }
     match now.manifests.is_empty() || before.as_ref() == Some(&now) {
         true => Ok(()),
-        false => sealed::write(&dir.join(MANIFESTS), &now),
+        false => {
+            if new {
+                // One that a killed writer left may have a name that no cut would spare: from now on it is missed.
+                sync_dir(&dir.join(DATASET).join("_versions"))?;
+            }
+            sealed::write(&dir.join(MANIFESTS), &now)
+        }
     }
 }
 
-/// Refuses a newest manifest that is not what was written.
-pub(crate) fn verify_newest(dir: &Path) -> Result<()> {
-    let Some(vouched) = list(dir)? else { return Ok(()) };
+/// Forgets the list of an index that is no more: what is created in its place gives manifests the same names. Durable on return.
+pub(crate) fn forget(dir: &Path) -> Result<()> {
+    let list = dir.join(MANIFESTS);
+    match list.exists() {
+        true => remove(&list).and_then(|()| sync_dir(dir)),
+        false => Ok(()),
+    }
+}
+
+/// The newest manifest that is known where all that are there are older. Retiring never removes the newest, and one that is known was
+/// durable: it was lost since.
+fn lost<'a>(vouched: &'a Vouched, files: &[PathBuf]) -> Option<&'a str> {
     // Names count down, so that the first is the newest.
-    let newest = manifests(dir)?.into_iter().next();
+    let (newest, _) = vouched.manifests.first_key_value()?;
+    files.first().is_none_or(|there| name(there) > newest.as_str()).then_some(newest.as_str())
+}
+
+/// Refuses a newest manifest that is not what was written, or that is older than what was written.
+pub(crate) fn verify_newest(dir: &Path) -> Result<()> {
+    // The list first: a writer may go on meanwhile, and what it adds is no loss.
+    let Some(vouched) = list(dir)? else { return Ok(()) };
+    let files = manifests(dir)?;
+    if let Some(lost) = lost(&vouched, &files) {
+        let what = format!(
+            "it is gone, and with it the newest state: `{MANIFESTS}` tells of it. Put it back from a copy; to go on with an \
+             older state on purpose, remove `{MANIFESTS}`"
+        );
+        return Err(Error::corrupt(format!("{DATASET}/_versions/{lost}"), what));
+    }
+    let newest = files.into_iter().next();
     match newest.map(|newest| changed(&newest, &vouched)).transpose()?.flatten() {
         Some((file, what)) => Err(Error::corrupt(format!("{DATASET}/_versions/{file}"), what)),
         None => Ok(()),
@@ -59,6 +96,15 @@ pub(crate) fn verify_newest(dir: &Path) -> Result<()> {
 /// Whether the list holds the checksum of a manifest.
 pub(crate) fn knows(dir: &Path, manifest: &Path) -> Result<bool> {
     Ok(list(dir)?.is_some_and(|vouched| vouched.manifests.contains_key(name(manifest))))
+}
+
+/// Whether a manifest is not what was written, for certain: its checksum is known and another, or it is cut short.
+pub(crate) fn damaged(dir: &Path, manifest: &Path) -> Result<bool> {
+    let vouched = list(dir)?.unwrap_or_default();
+    match vouched.manifests.contains_key(name(manifest)) {
+        true => Ok(changed(manifest, &vouched)?.is_some()),
+        false => Ok(manifest.exists() && whole(manifest)?.is_none()),
+    }
 }
 
 /// The list, if there is one that is whole; one of a newer format is refused.
@@ -144,7 +190,13 @@ mod tests {
         assert!(found.len() == 1 && found[0].0.ends_with("9.manifest") && list.is_none(), "{found:?}");
         std::fs::write(&new, "now LANC").unwrap();
         assert!(verify_newest(dir.path()).unwrap_err().to_string().contains("8.manifest"));
+        assert!(damaged(dir.path(), &new).unwrap() && damaged(dir.path(), &old).unwrap());
         std::fs::remove_file(&new).unwrap();
+        remember(dir.path()).unwrap();
+        let error = verify_newest(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("8.manifest") && error.contains("is gone"), "{error}");
+        forget(dir.path()).unwrap();
+        verify_newest(dir.path()).unwrap();
         remember(dir.path()).unwrap();
         std::fs::write(&new, "another commit LANC").unwrap();
         verify_newest(dir.path()).unwrap();

@@ -15,7 +15,7 @@ use crate::journal::{self, Header, Journal};
 use crate::lock::WriterLock;
 use crate::passage::Fragment;
 use crate::publish::{CommitStage, publish};
-use crate::retire::retire;
+use crate::retire::{before_change, retire};
 use crate::sealed::FORMAT;
 use crate::staged::Staged;
 use crate::survey::{self, FINGERPRINT_PREFIX, Known, fingerprint_key};
@@ -79,6 +79,7 @@ impl<'a> GenerationWriter<'a> {
         if !corpus.sees(&table)? {
             return Err(corpus.changed());
         }
+        before_change(corpus.dir(), corpus.uuid(), &table)?;
         let known = survey::all(corpus.dir(), corpus.uuid(), &table)?;
         if let (Some(newest), Some(present)) = (known.last(), table.dim()?)
             && present != dim

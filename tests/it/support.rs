@@ -17,6 +17,13 @@ pub use hub::{Hub, Model};
 pub use tensors::{TensorData, edit_tensors, shard};
 pub use tmpfs::Tmpfs;
 
+/// Says that this machine does not permit a test; a failure where RAGTUNE_NO_SKIP=1 says that it must.
+pub fn skipped(why: &str) {
+    let must = std::env::var("RAGTUNE_NO_SKIP").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
+    assert!(!must, "RAGTUNE_NO_SKIP is set, and {why}");
+    eprintln!("skipped: {why}");
+}
+
 /// Longest time any single process may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -217,8 +224,8 @@ impl Running {
         self.child.wait().unwrap();
     }
 
-    /// SIGKILL so long after something holds, unless it ended before.
-    pub fn kill_when(mut self, holds: impl Fn() -> bool, wait: Duration) {
+    /// SIGKILL so long after something holds, unless it ended before; whether it was still at work.
+    pub fn kill_when(mut self, holds: impl Fn() -> bool, wait: Duration) -> bool {
         let start = Instant::now();
         let mut due = None;
         while due.is_none_or(|due| Instant::now() < due) && self.child.try_wait().unwrap().is_none() {
@@ -228,7 +235,9 @@ impl Running {
             }
             std::thread::sleep(Duration::from_micros(20));
         }
+        let working = self.child.try_wait().unwrap().is_none();
         self.kill();
+        working
     }
 
     /// SIGTERM.

@@ -106,10 +106,15 @@ pub struct Seen {
     pub words: Vec<Ranked>,
     /// Who keeps which generations.
     pub kept: Vec<(u32, Vec<String>)>,
+    /// The notes of the newest generation and of those that are kept: number, name, content.
+    pub notes: Vec<(u32, &'static str, serde_json::Value)>,
 }
 
+/// What the notes are called that these tests keep.
+const NOTES: [&str; 2] = ["build", "note"];
+
 /// Without a graph search is exact until it is built again; where both have one, they find the same, since the same vectors give
-/// the same graph.
+/// the same graph. Notes lie beside the graph, and are there again when it is.
 impl PartialEq for Seen {
     fn eq(&self, other: &Self) -> bool {
         let (here, there) = (&self.walk, &other.walk);
@@ -117,7 +122,7 @@ impl PartialEq for Seen {
             && self.passages == other.passages
             && self.generation == other.generation
             && self.hits == other.hits
-            && (here.is_none() || there.is_none() || here == there)
+            && (here.is_none() || there.is_none() || (here == there && self.notes == other.notes))
             && self.words == other.words
             && self.kept == other.kept
     }
@@ -132,7 +137,7 @@ impl Seen {
         };
         let same = |same: bool| if same { "same" } else { "other" };
         format!(
-            "{} against {}: {} ids, {} texts, {} vectors, {} hits, {} walk, kept {:?} against {:?}",
+            "{} against {}: {} ids, {} texts, {} vectors, {} hits, {} walk, kept {:?} against {:?}, noted {:?} against {:?}",
             about(self),
             about(other),
             same(self.ids == other.ids),
@@ -141,7 +146,9 @@ impl Seen {
             same(self.hits == other.hits),
             same(self.walk == other.walk),
             self.kept,
-            other.kept
+            other.kept,
+            self.notes,
+            other.notes
         )
     }
 }
@@ -164,9 +171,15 @@ pub fn try_seen(dir: &Path) -> Result<Seen> {
         newest = Some((generation.number(), generation.fingerprint().clone(), bits));
     }
     let words = corpus.lexical(Keep::No)?.search(&["passage 7", "ünïcode title 3"], 5.min(corpus.passages()), &[])?;
-    let kept = corpus.generations()?.into_iter().map(|info| (info.number, info.protected_by));
+    let infos = corpus.generations()?;
+    let noted = infos.iter().filter(|info| info.current || !info.protected_by.is_empty()).map(|info| info.number);
+    let noted = noted.flat_map(|number| NOTES.map(|name| (number, name)));
+    // One that cannot be read is another.
+    let read = |number, name| corpus.recorded(number, name).unwrap_or_else(|error| Some(error.to_string().into()));
+    let notes = noted.filter_map(|(number, name)| Some((number, name, read(number, name)?))).collect();
+    let kept = infos.into_iter().map(|info| (info.number, info.protected_by));
     let kept = kept.filter(|(_, owners)| !owners.is_empty()).collect();
-    Ok(Seen { ids, passages, generation: newest, hits, walk, words, kept })
+    Ok(Seen { ids, passages, generation: newest, hits, walk, words, kept, notes })
 }
 
 /// Questions asked of an index that is looked at.
@@ -233,6 +246,13 @@ pub fn all_files(dir: &Path) -> Vec<std::path::PathBuf> {
     }
     found.sort();
     found
+}
+
+/// Says that this machine does not permit a test; a failure where RAGTUNE_NO_SKIP=1 says that it must.
+pub fn skipped(why: &str) {
+    let must = std::env::var("RAGTUNE_NO_SKIP").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
+    assert!(!must, "RAGTUNE_NO_SKIP is set, and {why}");
+    eprintln!("skipped: {why}");
 }
 
 /// A number from the environment: how long the long forms of the tests are, and from which seed.

@@ -51,6 +51,10 @@ pub fn perform(work: &str, dir: &Path) {
             let corpus = Corpus::open(dir).unwrap();
             corpus.rollback(&corpus.lock("a test").unwrap(), number.parse().unwrap()).unwrap();
         }
+        Some(("keep", number)) => {
+            let corpus = Corpus::open(dir).unwrap();
+            corpus.protect(&corpus.lock("a test").unwrap(), number.parse().unwrap(), "a test").unwrap();
+        }
         Some(("protect", number)) => {
             let corpus = Corpus::open(dir).unwrap();
             let lock = corpus.lock("a test").unwrap();

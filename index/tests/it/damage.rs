@@ -331,7 +331,7 @@ fn a_graph_that_is_gone_is_built_by_the_append_or_the_rollback_that_needs_it() {
 
 #[test]
 fn notes_outlive_a_crash_between_the_renames_of_a_sidecar_that_is_replaced() {
-    for rebuilt in [false, true] {
+    for how in ["mending", "compacting", "collecting"] {
         let fixture = fixture();
         let sidecar = fixture.sidecar();
         let place = |prefix: &str| {
@@ -341,17 +341,24 @@ fn notes_outlive_a_crash_between_the_renames_of_a_sidecar_that_is_replaced() {
         copy(&sidecar, &place(".tmp-"));
         fs::rename(&sidecar, place(".tmp-old-")).unwrap();
         fixture.search_is_right("without its sidecar");
-        match rebuilt {
+        match how {
             // As `index build` and a compaction do, which make the sidecar anew.
-            true => {
+            "compacting" => {
                 let lock = fixture.corpus.lock("a test").unwrap();
                 fixture.corpus.compact(&lock, &params(), &mut |_| {}).unwrap();
             }
-            false => only_leftovers(fixture.path(), "after mending"),
+            // What looks like a leftover is all there is.
+            "collecting" => {
+                let lock = fixture.corpus.lock("a test").unwrap();
+                let planned = fixture.corpus.gc(&lock, true).unwrap();
+                assert!(place(".tmp-").exists() && place(".tmp-old-").exists());
+                assert_eq!(fixture.corpus.gc(&lock, false).unwrap().files, planned.files);
+            }
+            _ => only_leftovers(fixture.path(), "after mending"),
         }
         let generation = fixture.search_is_right("with its sidecar again");
         assert_eq!(generation.graph_defect(), None);
-        assert_eq!(generation.recorded("build").unwrap(), Some(serde_json::json!(1.5)), "{rebuilt}");
+        assert_eq!(generation.recorded("build").unwrap(), Some(serde_json::json!(1.5)), "{how}");
         only_leftovers(fixture.path(), "in the end");
     }
 }

@@ -1,5 +1,6 @@
 //! The index as its users see it: one binary, one file for each thing that must hold.
 
+mod blocking;
 mod changing;
 mod common;
 mod corpus;
@@ -10,6 +11,7 @@ mod full_disk;
 mod fuzz;
 mod generations;
 mod held;
+mod laundering;
 mod lexical;
 mod memory;
 mod model;

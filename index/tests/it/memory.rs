@@ -24,7 +24,7 @@ pub fn stream(dir: &Path, megabytes: usize) {
 #[test]
 fn creating_a_large_corpus_takes_little_memory() {
     if !Path::new("/proc/self/status").exists() {
-        eprintln!("skipped: this system does not tell the peak of a process's memory");
+        skipped("this system does not tell the peak of a process's memory");
         return;
     }
     let scratch = tempfile::tempdir().unwrap();

@@ -55,6 +55,8 @@ struct World {
     reader: Reader,
     /// One that was opened some time ago.
     old: Option<Reader>,
+    /// What was protected, by number and owner.
+    kept: BTreeMap<(u32, &'static str), State>,
     next: usize,
     next_encoder: u64,
     /// How many passages searches by the graph found of those that they should, and how many those were.
@@ -95,6 +97,7 @@ impl World {
             versions,
             reader: Reader { corpus, generation, state },
             old: None,
+            kept: BTreeMap::new(),
             next: 50,
             next_encoder: 2,
             walked: (0, 0),
@@ -119,6 +122,24 @@ impl World {
         self.versions.insert(generation.dataset_version(), now.clone());
         self.now = now.clone();
         self.reader = Reader { corpus, generation, state: now };
+    }
+
+    /// What somebody keeps is there, as it was when it was protected.
+    fn protected(&self) {
+        let corpus = &self.reader.corpus;
+        let versions = corpus.versions().unwrap();
+        for ((number, owner), state) in &self.kept {
+            let keeps =
+                |info: &&VersionInfo| info.generation == *number && info.protected_by.iter().any(|by| by == owner);
+            let kept = versions.iter().find(keeps);
+            let kept =
+                kept.unwrap_or_else(|| panic!("generation {number}, which {owner} keeps, is gone: {versions:?}"));
+            assert_eq!((self.state_at(kept.dataset_version), kept.passages), (state.clone(), state.passages.len()));
+            let by = encoder(&state.encoder.to_string());
+            let (corpus, generation) = corpus.with_generation_for(&by).unwrap().unwrap();
+            let state = self.state_at(generation.dataset_version());
+            whole(&Reader { corpus, generation, state });
+        }
     }
 
     fn step(&mut self) {
@@ -166,6 +187,7 @@ impl World {
                 let made = refresh(&here, encoder, plan, usize::MAX).unwrap();
                 let passages = self.now.passages.keys().map(|at| (*at, vector(*at, encoder))).collect();
                 self.changed(State { passages, encoder, number: made.number() });
+                self.protected();
             }
             81..84 => {
                 // Sometimes by the encoder of the next refresh, which then takes it up.
@@ -193,23 +215,33 @@ impl World {
                 assert_eq!(done.passages, self.now.passages.len());
                 self.changed(self.now.clone());
                 assert_eq!(self.reader.corpus.len(), self.now.passages.len());
+                self.protected();
             }
             90..92 => {
                 let dry = self.rng.random_bool(0.5);
                 self.say(format!("gc, dry {dry}"));
                 here.gc(&lock_of(&here), dry).unwrap();
                 self.changed(self.now.clone());
+                self.protected();
             }
             92..94 => self.roll_back(&here),
             94..96 => {
-                let numbers: Vec<u32> = here.generations().unwrap().iter().map(|info| info.number).collect();
-                let (number, owner) =
-                    (*numbers.choose(&mut self.rng).unwrap(), ["a", "b"][self.rng.random_range(0..2)]);
+                let infos = here.generations().unwrap();
+                let info = infos.choose(&mut self.rng).unwrap();
+                let (number, owner) = (info.number, ["a", "b"][self.rng.random_range(0..2)]);
                 let keep = self.rng.random_bool(0.4);
                 self.say(format!("protect {number} for {owner}: {keep}"));
                 match keep {
-                    true => here.protect(&lock_of(&here), number, owner).unwrap(),
-                    false => here.unprotect(&lock_of(&here), number, owner).unwrap(),
+                    true => {
+                        here.protect(&lock_of(&here), number, owner).unwrap();
+                        // Repeating it changes nothing.
+                        let state = self.state_at(info.dataset_version);
+                        self.kept.entry((number, owner)).or_insert(state);
+                    }
+                    false => {
+                        here.unprotect(&lock_of(&here), number, owner).unwrap();
+                        self.kept.remove(&(number, owner));
+                    }
                 }
             }
             96..97 => {

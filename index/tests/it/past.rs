@@ -114,6 +114,8 @@ fn a_reader_of_collected_texts_is_told_that_the_index_changed() {
     let error = early.get(&[0]).unwrap_err();
     assert!(matches!(error, Error::Changed { .. }) && error.hint().is_some(), "{error:?}");
     assert!(matches!(early.current().unwrap_err(), Error::Changed { .. }));
+    let error = early.matching("title LIKE 'Title 2%'").unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What an index holds, read through the library: to be wholly old or wholly new.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ragtune_index::{Corpus, Error, Hit, Passage, Search, Trust};
@@ -64,6 +65,14 @@ pub fn contents(index: &Path) -> Option<Contents> {
     let kept = corpus.generations().unwrap().into_iter().map(|info| (info.number, info.protected_by));
     let kept = kept.filter(|(_, owners)| !owners.is_empty()).collect();
     Some(Contents { ids, passages, generation, kept })
+}
+
+/// The retained generations, and those of them that have the note of what built them.
+pub fn noted(index: &Path) -> (BTreeSet<u32>, BTreeSet<u32>) {
+    let corpus = Corpus::open(index).unwrap();
+    let all: BTreeSet<u32> = corpus.generations().unwrap().iter().map(|info| info.number).collect();
+    let noted = all.iter().copied().filter(|number| corpus.recorded(*number, "build").unwrap().is_some()).collect();
+    (all, noted)
 }
 
 /// In a few words: the whole is too long for a message.

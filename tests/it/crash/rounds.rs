@@ -1,5 +1,6 @@
 //! One command killed again and again.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use ragtune_index::{Corpus, Defect, DefectKind, GraphParams, check};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::contents::{Contents, brief, contents};
+use super::contents::{Contents, brief, contents, noted};
 use crate::support::*;
 
 /// A command that changes an index.
@@ -48,6 +49,7 @@ impl Operation<'_> {
         let folder = folder();
         let index = self.fresh(folder.path());
         let old = contents(&index);
+        let noted_before = if old.is_some() { noted(&index).1 } else { BTreeSet::new() };
         let mut running = (self.command)(&index).start();
         let id = running.id();
         assert!(running.until(|| writing(&index, id)), "{} takes no lock", self.name);
@@ -64,7 +66,7 @@ impl Operation<'_> {
         let states = [old, between, new];
 
         let mut rng = ChaCha8Rng::seed_from_u64(seed());
-        let mut met = [0; 3];
+        let (mut met, mut landed) = ([0; 3], 0);
         // Beside other work a command may take much longer than it did undisturbed; what it takes is learnt on the way.
         let mut likely = whole;
         for round in 0..rounds(self.share) {
@@ -73,7 +75,7 @@ impl Operation<'_> {
             let context = format!("{}, round {round}, killed {wait:?} after its lock (seed {})", self.name, seed());
             let running = (self.command)(&index).start();
             let id = running.id();
-            running.kill_when(|| writing(&index, id), wait);
+            landed += u32::from(running.kill_when(|| writing(&index, id), wait));
 
             let found = contents(&index);
             let unprotected = |state: &Option<Contents>| match (state, &states[0]) {
@@ -95,6 +97,11 @@ impl Operation<'_> {
             }
             if found.is_some() {
                 repaired(&index, round % 8 == 0, &context);
+                // Generations come and go; what stays keeps its notes.
+                let (now, noted_now) = noted(&index);
+                let lost: Vec<&u32> =
+                    noted_before.intersection(&now).filter(|number| !noted_now.contains(number)).collect();
+                assert!(lost.is_empty(), "{context}: the notes of generations {lost:?} are lost");
                 assert_eq!(contents(&index), found, "{context}: mending changed what is there");
             }
             if (round % 2 == 0 && state < 2) || found != states[state] {
@@ -109,7 +116,17 @@ impl Operation<'_> {
                 assert_eq!(check(&index).unwrap(), [], "{context}, then again");
             }
         }
-        eprintln!("killed {}: {} old, {} between, {} new, {whole:?} undisturbed", self.name, met[0], met[1], met[2]);
+        // Nearly every moment is in the middle of it, whatever of it is before the commit.
+        assert!(
+            landed > 0 || rounds(self.share) < 10,
+            "{}: no kill landed in {} rounds",
+            self.name,
+            rounds(self.share)
+        );
+        eprintln!(
+            "killed {}, {landed} times at work: {} old, {} between, {} new, {whole:?} undisturbed",
+            self.name, met[0], met[1], met[2]
+        );
         let telling = rounds(self.share) >= 20 && self.changes;
         assert!(!telling || (met[0] + met[1] > 0 && met[2] > 0), "{met:?}: the moments say nothing");
     }

@@ -17,7 +17,7 @@ impl Tmpfs {
         match mounted {
             Ok(output) if output.status.success() => Some(Self(dir)),
             _ => {
-                eprintln!("skipped: a tmpfs cannot be mounted here");
+                super::skipped("a tmpfs cannot be mounted here");
                 None
             }
         }
