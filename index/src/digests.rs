@@ -30,6 +30,13 @@ impl Digests {
         Ok(Self(known))
     }
 
+    /// What `texts.json` tells of deletion files.
+    pub(crate) fn of_deletions(dir: &Path) -> Result<Self> {
+        let texts = sealed::known(Texts::read(dir))?;
+        let told = texts.into_iter().flat_map(|texts| texts.deletions);
+        Ok(Self(told.map(|Written { file, bytes, blake3 }| (file, (bytes, blake3))).collect()))
+    }
+
     /// The same, and what `texts.json` tells of the others. One of a newer format is refused.
     pub(crate) fn of_all(dir: &Path, uuid: &str) -> Result<Self> {
         let Self(mut known) = Self::of_vectors(dir, uuid)?;

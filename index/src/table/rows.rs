@@ -2,6 +2,7 @@
 
 use lance::table::format::DeletionFile;
 
+use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::passage::Fragment;
 use crate::table::Table;
@@ -62,6 +63,10 @@ impl Table {
     pub(crate) fn deleted(&self) -> Result<Vec<u32>> {
         if self.dataset.fragments().iter().all(|fragment| fragment.deletion_file.is_none()) {
             return Ok(Vec::new());
+        }
+        // Before they are read: their reader may take flipped bits for a length, and ask for more memory than there is.
+        if let Some(dir) = self.path.parent() {
+            Digests::of_deletions(dir)?.verify(&self.deletions_dir(), self.deletion_files().iter().flatten())?;
         }
         let mut found = Vec::new();
         for (fragment, file) in self.fragments()?.iter().zip(self.dataset.get_fragments()) {

@@ -181,3 +181,24 @@ fn mending_notes_the_texts_that_are_missing_and_leaves_what_was_noted() {
     let found = check(dir.path()).unwrap();
     assert!(found.iter().all(|defect| defect.file != "texts.json"), "{found:?}");
 }
+
+/// Their reader would take some bits for a length, and end the process over the memory it asks for.
+#[test]
+fn a_deletion_file_is_not_read_before_it_is_known_to_be_whole() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (corpus, ..) = index(scratch.path());
+    delete(&corpus, &[3, 5, 70]);
+    let deletions = all_files(&scratch.path().join("corpus.lance/_deletions"));
+    assert_eq!(deletions.len(), 2);
+    for file in deletions {
+        let good = fs::read(&file).unwrap();
+        for bit in (0..8 * good.len()).step_by(7) {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, bytes).unwrap();
+            refused(Corpus::open(scratch.path()).map(drop), &file);
+        }
+        fs::write(&file, good).unwrap();
+    }
+    Corpus::open(scratch.path()).unwrap();
+}
