@@ -30,18 +30,13 @@ pub(crate) const LENGTH_TOLERANCE: f64 = 1e-3;
 pub struct GenerationWriter<'a> {
     corpus: &'a Corpus,
     _lock: &'a WriterLock,
-    /// The version that is staged against.
-    table: Table,
-    number: u32,
-    dim: usize,
-    fingerprint: Fingerprint,
-    staged: BTreeMap<u64, Staged>,
-    journal: Journal,
+    staging: Staging,
 }
 
 /// A writer at rest: what it has staged, so that [`Corpus::go_on`] need not read it again.
 #[derive(Debug)]
 pub struct Staging {
+    /// The version that is staged against.
     table: Table,
     number: u32,
     dim: usize,
@@ -53,18 +48,16 @@ pub struct Staging {
 impl<'a> GenerationWriter<'a> {
     /// Lays it aside without a commit.
     pub fn rest(self) -> Staging {
-        let Self { table, number, dim, fingerprint, staged, journal, .. } = self;
-        Staging { table, number, dim, fingerprint, staged, journal }
+        self.staging
     }
 
     /// See [`Corpus::go_on`].
     pub(crate) fn go_on(corpus: &'a Corpus, lock: &'a WriterLock, staging: Staging) -> Result<GenerationWriter<'a>> {
         lock.must_be_for(corpus.dir())?;
-        let Staging { table, number, dim, fingerprint, staged, journal } = staging;
-        if corpus.table().latest()?.version() != table.version() {
-            return Self::begin(corpus, lock, &fingerprint, dim);
+        if corpus.table().latest()?.version() != staging.table.version() {
+            return Self::begin(corpus, lock, &staging.fingerprint, staging.dim);
         }
-        Ok(Self { corpus, _lock: lock, table, number, dim, fingerprint, staged, journal })
+        Ok(Self { corpus, _lock: lock, staging })
     }
 
     /// See [`Corpus::begin`].
@@ -105,25 +98,26 @@ impl<'a> GenerationWriter<'a> {
             header.read_version = table.version();
             let journal = Journal::start(corpus.dir(), &header, &staged)?;
             let staged = staged.into_iter().map(|staged| (staged.fragment.id, staged)).collect();
-            return Ok(Self { corpus, _lock: lock, table, number, dim, fingerprint: by.clone(), staged, journal });
+            let staging = Staging { table, number, dim, fingerprint: by.clone(), staged, journal };
+            return Ok(Self { corpus, _lock: lock, staging });
         }
         let table = register(&table.announce(dim)?, number, by, corpus.statements(), &known)?;
         header.read_version = table.version();
         let journal = Journal::start(corpus.dir(), &header, &[])?;
-        let staged = BTreeMap::new();
-        Ok(Self { corpus, _lock: lock, table, number, dim, fingerprint: by.clone(), staged, journal })
+        let staging = Staging { table, number, dim, fingerprint: by.clone(), staged: BTreeMap::new(), journal };
+        Ok(Self { corpus, _lock: lock, staging })
     }
 
     /// The number the generation will have.
     pub fn number(&self) -> u32 {
-        self.number
+        self.staging.number
     }
 
     /// The fragments whose vectors are still to be written, in order. Deleted passages need vectors too, until a compaction:
     /// the graph walks over them.
     pub fn pending(&self) -> Vec<Fragment> {
         let fragments = self.corpus.fragments();
-        fragments.into_iter().filter(|fragment| !self.staged.contains_key(&fragment.id)).collect()
+        fragments.into_iter().filter(|fragment| !self.staging.staged.contains_key(&fragment.id)).collect()
     }
 
     /// Stages the vectors of one fragment: (rows, D) row-major in the order of its passages, each finite and of length one
@@ -133,23 +127,23 @@ impl<'a> GenerationWriter<'a> {
             let what = format!("the corpus has no fragment {} of {} passages", fragment.id, fragment.rows);
             return Err(Error::NotThere { what });
         }
-        if self.staged.contains_key(&fragment.id) {
+        if self.staging.staged.contains_key(&fragment.id) {
             return Err(Error::NotThere { what: format!("fragment {} is already written", fragment.id) });
         }
-        let expected = fragment.rows as usize * self.dim;
+        let expected = fragment.rows as usize * self.staging.dim;
         if vectors.len() != expected {
             let what = format!("values for {} passages of fragment {}", fragment.rows, fragment.id);
             return Err(Error::Dimension { what, given: vectors.len(), expected });
         }
         let mut vectors = vectors.to_vec();
-        for (row, vector) in vectors.chunks_exact_mut(self.dim).enumerate() {
+        for (row, vector) in vectors.chunks_exact_mut(self.staging.dim).enumerate() {
             normalize(vector, LENGTH_TOLERANCE).map_err(|what| Error::BadVector {
                 what: format!("the vector of passage {} cannot be stored: {what}", fragment.first as usize + row),
             })?;
         }
-        let staged = self.table.stage(fragment, self.number, self.dim, &vectors)?;
-        self.journal.add(&staged)?;
-        self.staged.insert(fragment.id, staged);
+        let staged = self.staging.table.stage(fragment, self.staging.number, self.staging.dim, &vectors)?;
+        self.staging.journal.add(&staged)?;
+        self.staging.staged.insert(fragment.id, staged);
         Ok(())
     }
 
@@ -167,21 +161,21 @@ impl<'a> GenerationWriter<'a> {
         graph.check()?;
         plan.check()?;
         let fragments = self.corpus.fragments();
-        let pending = fragments.len() - self.staged.len();
+        let pending = fragments.len() - self.staging.staged.len();
         if pending > 0 {
-            return Err(Error::Incomplete { number: self.number, pending, fragments: fragments.len() });
+            return Err(Error::Incomplete { number: self.staging.number, pending, fragments: fragments.len() });
         }
         observe(CommitStage::Commit);
-        let staged: Vec<Staged> = self.staged.into_values().collect();
-        let table = self.table.replace(&staged, self.number, "refresh")?;
+        let staged: Vec<Staged> = self.staging.staged.into_values().collect();
+        let table = self.staging.table.replace(&staged, self.staging.number, "refresh")?;
         let dir = self.corpus.dir();
         journal::discard(dir)?;
         let known = Known {
-            number: self.number,
-            fingerprint: self.fingerprint,
+            number: self.staging.number,
+            fingerprint: self.staging.fingerprint,
             files: staged.into_iter().map(|staged| staged.file).collect(),
             rows: table.rows()?,
-            dim: self.dim,
+            dim: self.staging.dim,
             table,
             sidecar: None,
             manifest: Err("its graph is being built".into()),

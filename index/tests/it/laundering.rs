@@ -187,7 +187,7 @@ fn mending_notes_the_texts_that_are_missing_and_leaves_what_was_noted() {
 fn a_deletion_file_is_not_read_before_it_is_known_to_be_whole() {
     let scratch = tempfile::tempdir().unwrap();
     let (corpus, ..) = index(scratch.path());
-    delete(&corpus, &[3, 5, 70]);
+    delete(&corpus, [3, 5, 70]);
     let deletions = all_files(&scratch.path().join("corpus.lance/_deletions"));
     assert_eq!(deletions.len(), 2);
     for file in deletions {
