@@ -1,17 +1,18 @@
 //! Live vectors over a stale index: the index names candidates, and what the encoder says of them now ranks them.
 //!
-//! Scores of vectors from different encoder states are not comparable: a passage embedded anew moves with the questions and
-//! wins rank for that alone. So refreshed and stale vectors together only choose candidates, generously; every candidate is
-//! ranked by a vector of the live encoder, or by one that the encoder made at most `age` steps ago.
+//! Scores of vectors from different encoder states are not comparable. So stored vectors, and newer ones of an [`Overlay`] beside
+//! them, only name candidates, generously and each by itself; every candidate is ranked by a vector of the live encoder, or by
+//! one that the encoder made at most `age` steps ago.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
-use ragtune_index::{Generation, Trust};
+use ragtune_index::Generation;
 use serde::{Deserialize, Serialize};
 
 use super::Pipeline;
 use super::embed::{EmbedSettings, embed_some};
+use super::overlay::{Overlay, dot};
 use crate::cost::{Activity, Ledger, Phase};
 use crate::error::{Error, Result};
 
@@ -34,10 +35,8 @@ pub struct Fresh {
     /// Whether stored vectors are older than the encoder.
     stale: bool,
     live: BTreeMap<u32, Live>,
-    /// Vectors that replace stored ones when candidates are looked for.
-    overlay: BTreeMap<u32, Vec<f32>>,
-    /// The generation with the overlay, where there is any.
-    view: Option<Generation>,
+    /// Vectors that name candidates beside the stored ones.
+    overlay: Overlay,
     /// How often each passage was a candidate since the last refresh.
     near: BTreeMap<u32, u32>,
     /// How far the vector that is searched lay from the live one when a passage was embedded last: 1 - cosine. Kept when the
@@ -88,8 +87,7 @@ impl Fresh {
             step: 0,
             stale: false,
             live: BTreeMap::new(),
-            overlay: BTreeMap::new(),
-            view: None,
+            overlay: Overlay::default(),
             near: BTreeMap::new(),
             drift: BTreeMap::new(),
             offered: BTreeMap::new(),
@@ -134,14 +132,13 @@ impl Fresh {
         k: usize,
         ledger: &Ledger,
     ) -> Result<Vec<Vec<u32>>> {
-        let generation = self.view.as_ref().unwrap_or(&pipeline.generation);
+        let generation = &pipeline.generation;
         let depth = if self.stale { self.settings.depth.max(k).min(pipeline.corpus.passages()) } else { k };
-        let hits = {
+        let candidates = {
             let span = ledger.span(Phase::Retrieve);
             span.searches((questions.len() / pipeline.encoder.dim().max(1)) as u64);
-            generation.search(questions, depth, pipeline.search, Trust::StaleAllowed)?
+            self.overlay.candidates(generation, questions, depth, pipeline.search)?
         };
-        let candidates: Vec<Vec<u32>> = hits.iter().map(|row| row.iter().map(|hit| hit.ordinal).collect()).collect();
         if !self.stale {
             return Ok(candidates);
         }
@@ -160,7 +157,7 @@ impl Fresh {
             let step = self.step;
             for one in missing {
                 let Some(row) = self.offered.get(&one).map(Vec::as_slice).or_else(|| embedded.next()) else { continue };
-                self.drift.insert(one, 1.0 - dot(row, generation.vector(one)?));
+                self.drift.insert(one, 1.0 - dot(row, self.overlay.vector(one, generation)?));
                 self.live.insert(one, Live { step, vector: row.to_vec() });
             }
         }
@@ -194,37 +191,22 @@ impl Fresh {
         (step.saturating_sub(live.step) <= self.settings.age).then_some(live.vector.as_slice())
     }
 
-    /// What is searched for candidates, where it is not the generation itself.
-    pub fn view(&self) -> Option<&Generation> {
-        self.view.as_ref()
+    /// What names candidates beside the generation.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
     }
 
-    /// Replaces vectors of `generation` by these, (N, D) row-major, for the search of candidates. Ordinals ascend.
+    /// Puts these vectors, (N, D) row-major, of passages of `generation` into the overlay. Ordinals ascend.
     pub fn replace(&mut self, generation: &Generation, ordinals: &[u32], vectors: &[f32]) -> Result<()> {
         debug_assert!(ordinals.is_sorted());
         let rows = vectors.chunks_exact(generation.dim()).map(<[f32]>::to_vec);
-        self.overlay.extend(ordinals.iter().copied().zip(rows));
-        self.view = self.over(generation)?;
+        let mut vectors = self.overlay.vectors().clone();
+        vectors.extend(ordinals.iter().copied().zip(rows));
+        self.overlay = Overlay::of(vectors, generation)?;
         self.near.clear();
         // What is searched is what the encoder says now.
         self.drift.retain(|ordinal, _| ordinals.binary_search(ordinal).is_err());
         Ok(())
-    }
-
-    /// The generation with the overlay.
-    fn over(&self, generation: &Generation) -> Result<Option<Generation>> {
-        if self.overlay.is_empty() {
-            return Ok(None);
-        }
-        let dim = generation.dim();
-        let mut vectors = generation.vectors().to_vec();
-        for (ordinal, vector) in &self.overlay {
-            let at = *ordinal as usize * dim;
-            let slot = vectors.get_mut(at..at + dim).filter(|slot| slot.len() == vector.len());
-            slot.ok_or_else(|| Error::new(format!("passage number `{ordinal}` of the overlay is not in the index")))?
-                .copy_from_slice(vector);
-        }
-        Ok(Some(generation.with_vectors(vectors)?))
     }
 
     /// Another generation is searched: all that was known is of no more use.
@@ -236,13 +218,13 @@ impl Fresh {
     pub fn keep(&self) -> Result<(Kept, BTreeMap<String, Tensor>)> {
         let kept = Kept {
             live: self.live.iter().map(|(ordinal, live)| (*ordinal, live.step)).collect(),
-            overlay: self.overlay.keys().copied().collect(),
+            overlay: self.overlay.vectors().keys().copied().collect(),
             near: self.near.clone(),
             drift: self.drift.clone(),
         };
         let mut tensors = BTreeMap::new();
         let live: Vec<&[f32]> = self.live.values().map(|live| live.vector.as_slice()).collect();
-        let overlay: Vec<&[f32]> = self.overlay.values().map(Vec::as_slice).collect();
+        let overlay: Vec<&[f32]> = self.overlay.vectors().values().map(Vec::as_slice).collect();
         for (name, rows) in [(LIVE, live), (OVERLAY, overlay)] {
             if let Some(first) = rows.first() {
                 let shape = (rows.len(), first.len());
@@ -275,17 +257,11 @@ impl Fresh {
         let overlay = rows(OVERLAY, kept.overlay.len())?;
         let of = |((ordinal, step), vector): (&(u32, u64), Vec<f32>)| (*ordinal, Live { step: *step, vector });
         self.live = kept.live.iter().zip(live).map(of).collect();
-        self.overlay = kept.overlay.iter().copied().zip(overlay).collect();
+        self.overlay = Overlay::of(kept.overlay.iter().copied().zip(overlay).collect(), generation)?;
         self.near.clone_from(&kept.near);
         self.drift.clone_from(&kept.drift);
-        self.view = self.over(generation)?;
         Ok(())
     }
-}
-
-/// The inner product, summed in order.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]

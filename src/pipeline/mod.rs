@@ -12,6 +12,7 @@ pub mod fresh;
 pub mod held;
 pub mod identity;
 pub mod memo;
+pub mod overlay;
 pub mod prompt;
 pub mod retriever;
 pub mod selector;

@@ -236,7 +236,7 @@ fn kept_beside(session: &Session, config: &TrainConfig, pass: f64) -> Result<f64
         // The snapshot and its packed matrices, the vectors that are not staged yet.
         Policy::Background => encoder.params().bytes() as f64 + pass + vectors(corpus),
         Policy::Lazy => pass + live(),
-        // The overlay, all vectors once more with it in place, and what was embedded at a point, for the step after it.
+        // The overlay before and after, and what was embedded at a point, for the step after it.
         Policy::Rows => {
             let offered = following.rows_of(corpus).saturating_add(following.sample);
             pass + live() + 2.0 * vectors(corpus) + vectors(offered)

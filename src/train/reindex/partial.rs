@@ -32,21 +32,21 @@ impl Trainer<'_> {
             let most = self.following.rows_of(generation.len());
             choose(self.rows(&fresh.borrow().candidates()), self.following.by, most)
         };
-        let old = fresh.borrow().view().cloned().unwrap_or_else(|| generation.clone());
+        let old = fresh.borrow().overlay().clone();
         let Self { pipeline, embed_settings, ledger, .. } = &*self;
         let vectors = embed_some(&pipeline.encoder, &pipeline.corpus, &chosen, embed_settings, ledger)?;
         let new = {
             let _span = self.ledger.span(Phase::Swap);
             let mut fresh = fresh.borrow_mut();
             fresh.replace(generation, &chosen, &vectors)?;
-            fresh.view().cloned().unwrap_or_else(|| generation.clone())
+            fresh.overlay().clone()
         };
-        // What is searched is never the overlay's own ranking: candidates are ranked by live vectors, and measured like
-        // that too.
+        // What is stored stays; what steps read is candidates, ranked by live vectors, and measured like that too.
         let (sample, depth) = (self.following.sample, self.following.depth);
-        let known = Wanted { sample, depth, known: &chosen, vectors: &vectors, ..Wanted::default() };
-        let pool = self.pool(&[&old, &new], known)?;
-        let seen = self.compare_by(&pool, &old, &new)?;
+        let overlays = &[&old, &new];
+        let known = Wanted { sample, depth, overlays, known: &chosen, vectors: &vectors, ..Wanted::default() };
+        let pool = self.pool(&[generation], known)?;
+        let seen = self.compare_by(&pool, generation, generation)?;
         {
             let _span = self.ledger.span(Phase::Swap);
             let (mut fresh, step, dim) = (fresh.borrow_mut(), self.state.step, generation.dim());

@@ -19,6 +19,7 @@ use crate::cost::{Counts, Phase};
 use crate::error::{Error, Result};
 use crate::models::{Grad, Role};
 use crate::pipeline::embed::embed_some;
+use crate::pipeline::overlay::Overlay;
 
 /// Training questions that an index is measured on; see [`probe_rows`].
 const PROBES: usize = 64;
@@ -31,12 +32,12 @@ const POOLED: usize = 20;
 pub(super) struct Seen {
     pub before: f64,
     pub after: f64,
-    /// Share of what the two find that both find.
+    /// Share of what the two find that both find, after live vectors ranked it where they do.
     pub overlap: f64,
     /// Recall of what the next step's search would make of the candidates of the index before, where candidates are ranked by live
     /// vectors: as old as the policy lets them be.
     pub reranked: Option<f64>,
-    /// The same of the candidates that the index after names, where these are ranked by live vectors too.
+    /// The same of the candidates that are named after, where these are ranked by live vectors too.
     pub reranked_after: Option<f64>,
     /// What the truth was.
     pub measured: String,
@@ -54,8 +55,10 @@ struct Questions {
 pub(super) struct Wanted<'w> {
     /// Passages, candidates not counted.
     pub sample: usize,
-    /// Candidates of a question that are ranked by live vectors, all of which it holds too; 0: none are.
+    /// Candidates of a question that are ranked by live vectors, all of which it holds too.
     pub depth: usize,
+    /// What names them beside the first generation, before and after; none: nothing is ranked by live vectors.
+    pub overlays: &'w [&'w Overlay],
     /// Passages that do not count. Ordinals ascend.
     pub without: &'w [u32],
     /// Passages that are embedded already. Ordinals ascend.
@@ -75,7 +78,7 @@ pub(super) struct Pool {
     /// How many of them had to be embedded.
     pub embedded: usize,
     whole: bool,
-    /// Of each generation, where candidates are ranked by live vectors.
+    /// Of each overlay.
     candidates: Vec<Found>,
     /// See [`Wanted::without`].
     without: Vec<u32>,
@@ -92,11 +95,12 @@ impl Trainer<'_> {
         let _span = self.ledger.span(Phase::Retrieve);
         let truth = self.found(new, &questions, depth, Search::Exact)?;
         let fresh = self.context.fresh.as_ref().map(|fresh| fresh.borrow());
-        let old = fresh.as_ref().and_then(|fresh| fresh.view()).unwrap_or(&self.pipeline.generation);
+        let old = &self.pipeline.generation;
         let (before, after) = (self.nearest(old, &questions, depth)?, self.nearest(new, &questions, depth)?);
         let reranked = match &fresh {
             Some(fresh) => {
-                let candidates = self.nearest(old, &questions, self.following.depth.max(depth).min(passages))?;
+                let depth = self.following.depth.max(depth).min(passages);
+                let candidates = self.named(fresh.overlay(), old, &questions, depth)?;
                 let rows = candidates.into_iter().zip(questions.vectors.chunks_exact(new.dim()));
                 // What it would embed now is what the new vectors are.
                 let vector = |one: u32| match fresh.live(one, self.state.step) {
@@ -120,7 +124,7 @@ impl Trainer<'_> {
 
     /// Passages that these generations find nearest to training questions, embedded as far as they are not known.
     pub(super) fn pool(&self, generations: &[&Generation], wanted: Wanted<'_>) -> Result<Pool> {
-        let Wanted { sample, depth, without, known, vectors } = wanted;
+        let Wanted { sample, depth, overlays, without, known, vectors } = wanted;
         let corpus = &self.pipeline.corpus;
         let questions = self.probe_questions(probe_questions(sample))?;
         let whole = sample >= corpus.passages();
@@ -128,7 +132,14 @@ impl Trainer<'_> {
             let _span = self.ledger.span(Phase::Retrieve);
             generations.iter().map(|one| self.nearest_of(one, &questions, depth, without)).collect()
         };
-        let candidates = if depth == 0 { Vec::new() } else { found(depth.max(PROBE_DEPTH).min(corpus.passages()))? };
+        let candidates: Vec<Found> = match generations.first() {
+            Some(generation) if !overlays.is_empty() => {
+                let _span = self.ledger.span(Phase::Retrieve);
+                let depth = depth.max(PROBE_DEPTH).min(corpus.passages());
+                overlays.iter().map(|one| self.named(one, generation, &questions, depth)).collect::<Result<_>>()?
+            }
+            _ => Vec::new(),
+        };
         let chosen: Vec<u32> = match whole {
             true => (0..corpus.len() as u32)
                 .filter(|one| !corpus.is_deleted(*one) && without.binary_search(one).is_err())
@@ -165,16 +176,17 @@ impl Trainer<'_> {
         let nearest = |one: &Generation| self.nearest_of(one, &pool.questions, PROBE_DEPTH, &pool.without);
         let (before, after) = (nearest(old)?, nearest(new)?);
         let dim = self.pipeline.encoder.dim();
-        let reranked = |candidates: Option<&Found>| -> Result<Option<f64>> {
-            let Some(candidates) = candidates else { return Ok(None) };
-            Ok(Some(share(&pool.truth, &pool.ranked(candidates.clone(), dim)?)))
-        };
+        let ranked = pool.candidates.iter().map(|named| pool.ranked(named.clone(), dim)).collect::<Result<Vec<_>>>()?;
+        let of = |ranked: Option<&Found>| ranked.map(|ranked| share(&pool.truth, ranked));
         Ok(Seen {
             before: share(&pool.truth, &before),
             after: share(&pool.truth, &after),
-            overlap: share(&before, &after),
-            reranked: reranked(pool.candidates.first())?,
-            reranked_after: reranked(pool.candidates.last())?,
+            overlap: match (ranked.first(), ranked.last()) {
+                (Some(before), Some(after)) => share(before, after),
+                _ => share(&before, &after),
+            },
+            reranked: of(ranked.first()),
+            reranked_after: of(ranked.last()),
             measured: pool.about(),
         })
     }
@@ -198,6 +210,12 @@ impl Trainer<'_> {
 
     fn nearest(&self, generation: &Generation, questions: &Questions, depth: usize) -> Result<Found> {
         self.found(generation, questions, depth, self.pipeline.search)
+    }
+
+    /// What an overlay and a generation name in turn, counted to the span that is open.
+    fn named(&self, overlay: &Overlay, generation: &Generation, questions: &Questions, depth: usize) -> Result<Found> {
+        self.ledger.add(Counts { searches: questions.count as u64, ..Counts::default() });
+        overlay.candidates(generation, &questions.vectors, depth, self.pipeline.search)
     }
 
     /// What a search finds, counted to the span that is open.

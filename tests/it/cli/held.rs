@@ -43,7 +43,8 @@ fn the_same_passages_with_the_same_scores_are_found_however_vectors_are_held() {
     };
     let walked = said(&["--top-k", "2", "--ef", "2"]);
     assert!(walked.starts_with("walking by int8, recall@10 "), "{walked}");
-    assert_eq!(said(&[]), "", "among so few passages each is compared");
+    let compared = said(&[]);
+    assert!(!compared.contains("walking"), "among so few passages each is compared: {compared}");
     let text = ragtune(&["index", "stats"]).with("--index", &index).run().done().stdout;
     assert!(text.contains("as int8") && text.contains("as mapped"), "{text}");
     assert!(is_clean(&index));
