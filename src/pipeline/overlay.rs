@@ -2,13 +2,17 @@
 //!
 //! Scores of vectors from different encoder states are not comparable: a passage embedded anew moves with the questions and wins
 //! rank for that alone, until the mixture names worse candidates than the stale index would by itself. So the two rank apart, and
-//! candidates are taken from both in turn.
+//! candidates are taken from both: one of the newer, whose order among themselves is right, for every three of the stale, whose
+//! order is not and of which more must be looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ragtune_index::{Generation, Search, Trust};
 
 use crate::error::{Error, Result};
+
+/// Candidates that the stale index names for each of the overlay's.
+const STALE: usize = 3;
 
 /// Newer vectors of some passages, by ordinal.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,8 +46,8 @@ impl Overlay {
         }
     }
 
-    /// `depth` candidates of each question, `questions` (B, D) row-major: those that the newer vectors put first and those that
-    /// `generation` does, in turn.
+    /// `depth` candidates of each question, `questions` (B, D) row-major: of those that the newer vectors put first one for every
+    /// three that `generation` does.
     pub fn candidates(
         &self,
         generation: &Generation,
@@ -57,7 +61,7 @@ impl Overlay {
             return Ok(stored.collect());
         }
         let rows = stored.zip(questions.chunks_exact(generation.dim()));
-        Ok(rows.map(|(stored, question)| in_turn(&self.nearest(question, depth), &stored, depth)).collect())
+        Ok(rows.map(|(stored, question)| in_turn(&stored, &self.nearest(question, depth), depth)).collect())
     }
 
     /// The `depth` passages with the highest inner products; ties by ordinal.
@@ -69,11 +73,14 @@ impl Overlay {
     }
 }
 
-/// The first of one list, the first of the other, the second of one, and so on, each passage once, until there are `most`.
-fn in_turn(one: &[u32], other: &[u32], most: usize) -> Vec<u32> {
+/// The first three of the stale, the first of the newer, the next three, and so on, each passage once, until there are `most`.
+fn in_turn(stale: &[u32], newer: &[u32], most: usize) -> Vec<u32> {
     let mut seen = BTreeSet::new();
-    let both = (0..one.len().max(other.len())).flat_map(|rank| [one.get(rank), other.get(rank)]).flatten();
-    both.copied().filter(|ordinal| seen.insert(*ordinal)).take(most).collect()
+    let turns = (0..stale.len().div_ceil(STALE).max(newer.len())).flat_map(|turn| {
+        let from = (turn * STALE).min(stale.len());
+        stale[from..(from + STALE).min(stale.len())].iter().chain(newer.get(turn))
+    });
+    turns.copied().filter(|ordinal| seen.insert(*ordinal)).take(most).collect()
 }
 
 /// The inner product, summed in order.
@@ -87,11 +94,12 @@ mod tests {
 
     #[test]
     fn two_lists_are_taken_in_turn_and_a_passage_once() {
-        assert_eq!(in_turn(&[5, 1, 9], &[1, 7, 8], 4), [5, 1, 7, 9]);
+        assert_eq!(in_turn(&[5, 1, 9, 4, 2], &[1, 7, 8], 9), [5, 1, 9, 4, 2, 7, 8]);
+        assert_eq!(in_turn(&[5, 1, 9, 4, 2], &[7, 8], 5), [5, 1, 9, 7, 4]);
         assert_eq!(in_turn(&[], &[1, 7, 8], 2), [1, 7]);
         assert_eq!(in_turn(&[4], &[4, 3, 2], 9), [4, 3, 2]);
-        // As many as the longer list has are always found: nothing is lost where it holds everything.
-        assert_eq!(in_turn(&[2, 0], &[0, 1, 2, 3], 4).len(), 4);
+        // As many as the stale list has are always found: nothing is lost where it holds everything.
+        assert_eq!(in_turn(&[0, 1, 2, 3], &[2, 0], 4).len(), 4);
     }
 
     #[test]

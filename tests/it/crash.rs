@@ -82,6 +82,7 @@ fn killed_builds_from_nothing() {
         between: Some(&bare),
         changes: true,
         protects: true,
+        settles: true,
     }
     .kill();
 }
@@ -96,6 +97,7 @@ fn killed_builds_over_an_older_generation() {
         between: None,
         changes: true,
         protects: true,
+        settles: true,
     }
     .kill();
     let found = contents(embedded_index()).unwrap();
@@ -160,7 +162,7 @@ fn refreshed_index() -> &'static Path {
 fn kill(name: &'static str, share: u64, base: &Path, command: &dyn Fn(&Path) -> Ragtune) {
     let changes = name != "gc";
     let protects = name.starts_with("refresh");
-    Operation { name, share, base: Some(base), command, between: None, changes, protects }.kill();
+    Operation { name, share, base: Some(base), command, between: None, changes, protects, settles: false }.kill();
 }
 
 #[test]

@@ -24,9 +24,10 @@ pub struct Operation<'a> {
     pub between: Option<&'a dyn Fn(Contents) -> Contents>,
     /// Whether what is searched is another afterwards.
     pub changes: bool,
-    /// Whether it ends by protecting the generation it made: a kill before that leaves one that only the same command, done again,
-    /// protects.
+    /// Whether it ends by protecting the generation it made: a kill before that leaves one that is the newest all the same.
     pub protects: bool,
+    /// Whether the same command, done again over what it made, only protects it; else it would make another.
+    pub settles: bool,
 }
 
 /// How many rounds an operation with this share of 200 gets.
@@ -104,7 +105,7 @@ impl Operation<'_> {
                 assert!(lost.is_empty(), "{context}: the notes of generations {lost:?} are lost");
                 assert_eq!(contents(&index), found, "{context}: mending changed what is there");
             }
-            if (round % 2 == 0 && state < 2) || found != states[state] {
+            if (round % 2 == 0 && state < 2) || (self.settles && found != states[state]) {
                 (self.command)(&index).run().done();
                 let again = contents(&index);
                 assert!(
