@@ -217,6 +217,10 @@ fn settings(config: &TrainConfig, stage: &Stage, steps: u64, selected: bool) -> 
         // What these two do follows from recall on probe questions, which once were the first of the file.
         settings.insert("refresh-probes".into(), "drawn".into());
     }
+    if stage.trains.passages && config.refresh == Policy::Rows {
+        // Candidates were once named by newer and stale vectors mixed.
+        settings.insert("refresh-candidates".into(), "apart".into());
+    }
     let mut drop = |names: &[&str]| names.iter().for_each(|name| drop_key(settings, name));
     let selects = config.early_stop > 0;
     drop(&IRRELEVANT);
