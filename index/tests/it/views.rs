@@ -75,7 +75,7 @@ fn among_some_passages_only_those_are_found_and_the_nearest_of_them() {
     }
     let other = Allowed::new(N + 1, [1]).unwrap();
     let error = generation.search_among(&questions, 1, Search::Exact, Trust::StaleAllowed, &other).unwrap_err();
-    assert!(matches!(error, Error::Dimension { given, expected: N, .. } if given == N + 1), "{error}");
+    assert!(matches!(error, Error::OtherSet { given, expected: N } if given == N + 1), "{error}");
     let none = Allowed::new(N, []).unwrap();
     let found = generation.search_among(&questions, 3, Search::Graph { ef: 9 }, Trust::StaleAllowed, &none).unwrap();
     assert!(found.len() == 20 && found.iter().all(Vec::is_empty));
