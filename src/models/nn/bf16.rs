@@ -1,8 +1,8 @@
 //! y = x · Wᵀ + b with both sides rounded to bf16 and sums in f32: half the memory of a frozen weight, and up to twice the
 //! speed where the processor multiplies bf16 (AVX-512 BF16); with AVX2 about the speed of f32.
 //!
-//! bf16 is the upper half of an f32. Rounding is to the nearest, ties to even; sums run in f32, in an order that depends on the kernel and never on
-//! how many rows or threads there are.
+//! bf16 is the upper half of an f32. Rounding is to the nearest, ties to even; sums run in f32, in an
+//! order that depends on the kernel and never on how many rows or threads there are.
 
 use std::fmt;
 use std::ops::Range;
