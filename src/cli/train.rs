@@ -120,7 +120,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "ORDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_by: Option<String>,
-    /// Passages embedded to fit the adapter and to measure recall [default: 2048 for adapter, 512 for rows and drift].
+    /// Passages embedded to fit the adapter and to measure recall [default: 2048 for adapter, 512 for background, drift and rows].
     #[arg(long, value_name = "PASSAGES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_sample: Option<usize>,

@@ -9,7 +9,7 @@ use crate::cost::{Ledger, units};
 use crate::error::{Error, Result};
 use crate::pipeline::identity::build_note;
 use crate::train::memory::{self, Estimate};
-use crate::train::refresh::RefreshSettings;
+use crate::train::refresh::{Expected, RefreshSettings};
 use crate::train::session::Session;
 
 /// Prints settings, passages to embed and expected memory. The settings are those that were typed; `located` are the same
@@ -25,14 +25,16 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     let estimate = memory::estimate(&session, located, &stages)?;
     let needed = Needed { free: training::free_bytes(&session, &estimate), estimate, config: located };
     let corpus = Corpus::open(&config.index)?;
-    let moving = stages.iter().filter(|stage| stage.trains.passages).count() as u64;
     let following = RefreshSettings::of(config)?;
-    let expected = following.expected(config.steps, config.batch_size, corpus.len());
-    let (refreshes, others) = (moving.saturating_mul(expected.refreshes), moving.saturating_mul(expected.others));
+    let steps_of = |number| config.steps_of(number, stages.len());
+    let moving = stages.iter().enumerate().filter(|(_, stage)| stage.trains.passages);
+    let expected =
+        moving.map(|(number, _)| following.expected(steps_of(number), config.batch_size, corpus.len())).collect();
+    let Expected { refreshes, others, at_most } = Expected::sum(expected);
     let passages = refreshes.saturating_mul(corpus.len() as u64).saturating_add(others);
-    let at_most = if expected.at_most && moving > 0 { "at most " } else { "" };
-    let steps: u64 = (0..stages.len()).map(|number| config.steps_of(number, stages.len())).sum();
-    let questions = steps * config.batch_size as u64;
+    let up_to = if at_most { "at most " } else { "" };
+    let steps = (0..stages.len()).map(steps_of).fold(0, u64::saturating_add);
+    let questions = steps.saturating_mul(config.batch_size as u64);
     let speed = build_note(&corpus)?.map(|note| note.passages_per_second).filter(|speed| *speed > 0.0);
     let seconds = speed.map(|speed| passages as f64 / speed);
     if json {
@@ -42,7 +44,7 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
             "questions_seen": questions,
             "refreshes": refreshes,
             "passages_to_embed": passages,
-            "passages_to_embed_is_upper_bound": expected.at_most && moving > 0,
+            "passages_to_embed_is_upper_bound": at_most,
             "embedding_seconds": seconds,
             "expected_memory_bytes": needed.estimate.peak() as u64,
             "memory": needed.json(),
@@ -51,15 +53,15 @@ pub fn run(config: &TrainConfig, located: &TrainConfig, json: bool) -> Result<u8
     }
     let mut text = config.to_toml()?;
     text.push_str(&format!(
-        "\n# {}, {} optimiser steps each, {questions} questions seen\n# {at_most}{refreshes} refreshes of {} passages",
+        "\n# {}, {} optimiser steps each, {questions} questions seen\n# {up_to}{refreshes} refreshes of {} passages",
         counted(stages.len() as u64, "stage"),
         config.steps,
         corpus.len()
     ));
     if others > 0 {
-        text.push_str(&format!(", and {at_most}{others} passages for `--refresh {}` besides", config.refresh.name()));
+        text.push_str(&format!(", and {up_to}{others} passages for `--refresh {}` besides", config.refresh.name()));
     }
-    text.push_str(&format!(": {at_most}{passages} passages to embed"));
+    text.push_str(&format!(": {up_to}{passages} passages to embed"));
     match speed.zip(seconds) {
         Some((speed, seconds)) => text
             .push_str(&format!(", about {} at the {speed:.1} passages/s of the index build", units::seconds(seconds))),

@@ -21,7 +21,7 @@ pub fn run(args: &IndexBuildArgs) -> Result<u8> {
     let _activity = ledger.activity(Activity::Setup);
     let precision = precision(&args.precision)?;
     device::check_precision(&args.device, precision)?;
-    warn_if_slow("--precision", precision);
+    warn_if_slow("`--precision`", precision);
     let device = device::open(&args.device)?;
     check_graph(args)?;
     at_least_one("--batch-tokens", args.batch_tokens)?;

@@ -47,7 +47,7 @@ pub fn run(args: &IndexRefreshArgs) -> Result<u8> {
         (None, None) => crate::models::Precision::F32,
     };
     device::check_precision(&args.device, precision)?;
-    warn_if_slow("--precision", precision);
+    warn_if_slow("`--precision`", precision);
     let typed = match &args.encoder {
         Some(name) => name.clone(),
         None => default_encoder(&corpus)?,

@@ -148,11 +148,11 @@ fn announce_words(retriever: &Retriever) {
 }
 
 /// The setting of an index that was built with `--precision`, as warnings name it.
-const OF_THE_INDEX: &str = "the index's --precision";
+const OF_THE_INDEX: &str = "the index";
 
 /// Warns of a precision that is slower than f32 on this processor; `setting` asks for it.
-fn warn_if_slow(setting: &str, precision: Precision) {
-    device::slow_precision(setting, precision).iter().for_each(|note| eprintln!("warning: {note}"));
+fn warn_if_slow(asked: &str, precision: Precision) {
+    device::slow_precision(asked, precision).iter().for_each(|note| eprintln!("warning: {note}"));
 }
 
 /// `1 stage`, `2 stages`.

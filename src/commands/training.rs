@@ -104,7 +104,7 @@ pub fn foreseen(config: &TrainConfig, stages: &[Stage]) -> Vec<String> {
     if config.device == "cpu"
         && generator_format(&config.generator_dtype).is_ok_and(|format| format == Some(Format::Bf16))
     {
-        notes.extend(device::slow_precision("--generator-dtype", Precision::Bf16));
+        notes.extend(device::slow_precision("`--generator-dtype`", Precision::Bf16));
     }
     notes
 }
@@ -122,7 +122,9 @@ fn look_back(record: &mut RunRecord, run: &RunFolder, config: &TrainConfig, fore
     let file = run.dir().join(METRICS_FILE);
     // A run without a step has no curve.
     let curve: Vec<CurvePoint> = if file.is_file() { read_lines(&file)? } else { Vec::new() };
-    for note in foreseen.iter().cloned().chain(health::shown(&curve, &record.stages, config)) {
+    let shown = health::shown(&curve, &record.stages, config);
+    let unpaid = health::unpaid(&record.refreshes, &record.stages);
+    for note in foreseen.iter().cloned().chain(shown).chain(unpaid) {
         if !record.notes.contains(&note) {
             record.notes.push(note);
         }

@@ -46,7 +46,7 @@ pub fn refuse_idle(config: &TrainConfig, given: &BTreeSet<String>, searches: boo
     }
     if given.contains("refresh-schedule")
         && let Some(schedule) = &config.refresh_schedule
-        && RefreshSettings::of(config)?.points.before(config.steps).is_empty()
+        && RefreshSettings::of(config)?.points.count_before(config.steps) == 0
     {
         return Err(Error::new(format!(
             "`--refresh-schedule {schedule}` has no point before the last of {} steps",

@@ -70,8 +70,8 @@ pub fn check_precision(device: &str, precision: Precision) -> Result<()> {
         .hint("leave `--precision` out for f32, or use `--device cpu`"))
 }
 
-/// What to say of a precision that this processor has no kernel for, where it is slower than f32; `setting` asks for it.
-pub fn slow_precision(setting: &str, precision: Precision) -> Option<String> {
+/// What to say of a precision that this processor has no kernel for, where it is slower than f32; `asked` says who asks for it.
+pub fn slow_precision(asked: &str, precision: Precision) -> Option<String> {
     let quick = match precision {
         Precision::F32 => true,
         Precision::Bf16 => Bf16Matrix::is_quick(),
@@ -79,7 +79,9 @@ pub fn slow_precision(setting: &str, precision: Precision) -> Option<String> {
     };
     let name = precision.name();
     (!quick).then(|| {
-        format!("this processor has no instructions for `{setting} {name}`: f32 is several times as fast here")
+        format!(
+            "this processor has no instructions for {name}, which {asked} asks for: f32 is several times as fast here"
+        )
     })
 }
 

@@ -209,6 +209,12 @@ impl Fresh {
         Ok(())
     }
 
+    /// The weights are others than those that these vectors are of.
+    pub fn forget_live(&mut self) {
+        self.live.clear();
+        self.offered.clear();
+    }
+
     /// Another generation is searched: all that was known is of no more use.
     pub fn clear(&mut self) {
         *self = Self::new(self.settings);

@@ -6,6 +6,7 @@
 //! order is not and of which more must be looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ragtune_index::{Generation, Search, Trust};
 
@@ -14,9 +15,9 @@ use crate::error::{Error, Result};
 /// Candidates that the stale index names for each of the overlay's.
 const STALE: usize = 3;
 
-/// Newer vectors of some passages, by ordinal.
+/// Newer vectors of some passages, by ordinal. Copies share them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Overlay(BTreeMap<u32, Vec<f32>>);
+pub struct Overlay(Arc<BTreeMap<u32, Vec<f32>>>);
 
 impl Overlay {
     /// These vectors, each of D numbers, for passages of `generation`.
@@ -30,7 +31,7 @@ impl Overlay {
                 )));
             }
         }
-        Ok(Self(vectors))
+        Ok(Self(Arc::new(vectors)))
     }
 
     /// All, by ordinal.
@@ -104,8 +105,8 @@ mod tests {
 
     #[test]
     fn newer_vectors_rank_among_themselves() {
-        let overlay =
-            Overlay([(3, vec![0.6, 0.8]), (7, vec![1.0, 0.0]), (9, vec![0.0, 1.0]), (4, vec![0.6, 0.8])].into());
+        let overlay = [(3, vec![0.6, 0.8]), (7, vec![1.0, 0.0]), (9, vec![0.0, 1.0]), (4, vec![0.6, 0.8])];
+        let overlay = Overlay(Arc::new(overlay.into()));
         assert_eq!(overlay.nearest(&[0.0, 1.0], 3), [9, 3, 4]);
     }
 }

@@ -50,10 +50,10 @@ pub struct RefreshRecord {
     pub cpu_seconds: f64,
     /// Bytes written.
     pub bytes: u64,
-    /// Recall@10 on probe questions of the index as it was, by the live encoder. The index's own ranking, stored and
-    /// replaced vectors mixed: what `rows` and `lazy` search for candidates, never what they read.
+    /// Recall@10 on probe questions of the index as it was, by the live encoder. The stored vectors' own ranking: what `rows`
+    /// and `lazy` search for candidates, never what they read.
     pub recall_before: Option<f64>,
-    /// The same of the index after it.
+    /// The same of the index after it; the same number where what is stored stayed as it was.
     pub recall_after: Option<f64>,
     /// The first of these where candidates are ranked by live vectors: what steps read.
     pub recall_reranked: Option<f64>,
@@ -63,7 +63,8 @@ pub struct RefreshRecord {
     pub estimate: Option<f64>,
     /// What stands for the truth in these; empty in records of versions that knew exact search only.
     pub measured: String,
-    /// Share of the top-10 of probe questions that the index before and after have in common, 0 to 1.
+    /// Share of the top-10 of probe questions that are the same before and after it, 0 to 1: of the index or, for `rows`, of its
+    /// candidates ranked by live vectors.
     pub overlap: Option<f64>,
     /// Distinct passages read in training since the one before.
     pub distinct: u64,
@@ -71,6 +72,9 @@ pub struct RefreshRecord {
     pub age: u64,
     /// Whence the graph: `build`, `reuse:<n>`, `repair:<n>`.
     pub graph: String,
+    /// Recall@10 of that graph among the vectors that it is over, whatever the encoder says of them now, on probes of its
+    /// own: what keeping edges cost. None without a graph, and in records of earlier versions.
+    pub graph_recall: Option<f64>,
 }
 
 impl RefreshRecord {
@@ -87,6 +91,7 @@ impl RefreshRecord {
             ("refresh_recall_after", self.recall_after),
             ("refresh_recall_reranked", self.recall_reranked),
             ("refresh_recall_reranked_after", self.recall_reranked_after),
+            ("refresh_graph_recall", self.graph_recall),
             ("refresh_overlap", self.overlap),
             ("refresh_distinct_passages", Some(self.distinct as f64)),
             ("refresh_age", Some(self.age as f64)),

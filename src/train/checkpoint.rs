@@ -30,6 +30,9 @@ pub struct State {
     schema: u32,
     /// The stage of the strategy.
     pub stage: usize,
+    /// What that stage is known by; none before it is entered, and in checkpoints of versions that did not say.
+    #[serde(default)]
+    pub stage_id: Option<String>,
     /// Optimiser steps done in that stage.
     pub step: u64,
     /// The generation that is searched.

@@ -1,7 +1,8 @@
 //! Signs that a model is being destroyed although every number stays finite: what settings foretell, and what the curve shows.
 
 use crate::config::TrainConfig;
-use crate::report::record::{CurvePoint, StageCharge};
+use crate::cost::{Activity, Phase};
+use crate::report::record::{CurvePoint, RefreshAction, RefreshRecord, StageCharge};
 use crate::strategies::Stage;
 use crate::train::refresh::{Policy, RefreshSettings};
 
@@ -42,24 +43,22 @@ pub fn foreseen(config: &TrainConfig, stages: &[Stage]) -> Vec<String> {
 /// That refreshes were asked for and none comes before the last step, after which there is one in any case.
 fn never_refreshed(config: &TrainConfig, stages: &[Stage]) -> Option<String> {
     let settings = RefreshSettings::of(config).ok()?;
-    if !stages.iter().any(|stage| stage.trains.passages) || settings.points.is_empty() {
+    let moving = stages.iter().enumerate().filter(|(_, stage)| stage.trains.passages);
+    let steps = moving.map(|(number, _)| config.steps_of(number, stages.len())).max()?;
+    if settings.points.is_empty() {
         return None;
     }
-    let points = settings.points.before(config.steps);
-    let Some(first) = points.first() else {
+    let Some(first) = settings.points.after(0).filter(|first| *first < steps) else {
         return Some(format!(
-            "no refresh comes before the last of the {} steps, so that training reads one index from beginning to end; it is \
-             refreshed afterwards",
-            config.steps
+            "no refresh comes before the last of the {steps} steps, so that training reads one index from beginning to end; it is \
+             refreshed afterwards"
         ));
     };
-    let in_time = |point: &u64| point.saturating_add(settings.lag_at(*point)) < config.steps;
-    (settings.policy == Policy::Background && !points.iter().any(in_time)).then(|| {
+    (settings.policy == Policy::Background && settings.swaps_before(steps) == 0).then(|| {
         format!(
-            "`--refresh background` takes its first snapshot at step {first} and would swap it in {} steps later, which the {} \
-             steps do not reach: training reads one index from beginning to end",
-            settings.lag_at(*first),
-            config.steps
+            "`--refresh background` takes its first snapshot at step {first} and would swap it in {} steps later, which the \
+             {steps} steps do not reach: training reads one index from beginning to end",
+            settings.lag_at(first)
         )
     })
 }
@@ -79,6 +78,33 @@ pub fn shown(curve: &[CurvePoint], stages: &[StageCharge], config: &TrainConfig)
         // With early stopping the weights that are kept are not those of the last step.
         if config.early_stop == 0 {
             notes.extend(risen(&stage.name, &points));
+        }
+    }
+    notes
+}
+
+/// What refreshes took over from a process that was killed before a checkpoint of it said what that had cost.
+pub fn unpaid(refreshes: &[RefreshRecord], stages: &[StageCharge]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mut before = 0;
+    for stage in stages {
+        let steps = before + 1..=before + stage.steps;
+        before += stage.steps;
+        let of_stage = || refreshes.iter().filter(|refresh| steps.contains(&refresh.step));
+        let taken_over: u64 = of_stage().map(|refresh| refresh.taken_over).sum();
+        let embedded: u64 = of_stage().map(|it| it.passages.saturating_sub(it.taken_over) + it.between).sum();
+        // On the bill where they were dropped.
+        let dropped = of_stage().filter(|it| it.action == RefreshAction::Dropped).map(|it| it.passages).sum();
+        let Some(paid) = stage.ledger.entry(Activity::Refresh, Phase::Embed) else { continue };
+        let paid_before = paid.counts.passages.saturating_sub(embedded);
+        let unpaid = taken_over.saturating_sub(paid_before).saturating_sub(dropped);
+        if unpaid > 0 {
+            let seconds = paid.cpu_seconds / paid.counts.passages.max(1) as f64 * unpaid as f64;
+            notes.push(format!(
+                "refreshes of stage `{}` took over {unpaid} passages from a process that was killed: what embedding them cost, about \
+                 {seconds:.1} CPU seconds at the speed of the others, is on no bill",
+                stage.name
+            ));
         }
     }
     notes
@@ -124,6 +150,7 @@ fn risen(stage: &str, points: &[&CurvePoint]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::cli::TrainArgs;
+    use crate::cost::{Amounts, Counts, LedgerEntry, LedgerRecord};
 
     fn config(change: impl FnOnce(&mut TrainArgs)) -> TrainConfig {
         let mut args = TrainArgs::of_tests();
@@ -167,6 +194,35 @@ mod tests {
         let said = notes("background", 400);
         assert!(said.len() == 1 && said[0].contains("step 400") && said[0].contains("200 steps later"), "{said:?}");
         assert!(notes("full-reuse", 499).is_empty() && notes("background", 300).is_empty());
+    }
+
+    #[test]
+    fn passages_of_a_killed_process_are_told_where_nobody_paid_for_them() {
+        let stage = |embedded: u64, seconds: f64| {
+            let counts = Counts { passages: embedded, ..Counts::default() };
+            let amounts = Amounts { cpu_seconds: seconds, counts, ..Amounts::default() };
+            let entries = vec![LedgerEntry { activity: Activity::Refresh, phase: Phase::Embed, amounts }];
+            let ledger = LedgerRecord { entries, ..LedgerRecord::default() };
+            [StageCharge { name: "joint".into(), steps: 9, ledger, ..StageCharge::default() }]
+        };
+        let refresh = |action, step, passages, taken_over| RefreshRecord {
+            action,
+            step,
+            passages,
+            taken_over,
+            between: 5,
+            ..RefreshRecord::default()
+        };
+        let killed = [refresh(RefreshAction::Embedded, 4, 100, 80), refresh(RefreshAction::Embedded, 9, 100, 0)];
+        let notes = unpaid(&killed, &stage(130, 13.0));
+        assert!(notes.len() == 1 && notes[0].contains("took over 80 passages"), "{notes:?}");
+        assert!(notes[0].contains("8.0 CPU seconds"), "{notes:?}");
+        // Stopped with a checkpoint, which had them on its bill; in part.
+        assert!(unpaid(&killed, &stage(210, 21.0)).is_empty());
+        assert!(unpaid(&killed, &stage(180, 18.0))[0].contains("took over 30 passages"));
+        // Those of a snapshot that was dropped were paid for when it was.
+        let dropped = [refresh(RefreshAction::Dropped, 9, 60, 0), refresh(RefreshAction::Embedded, 9, 100, 60)];
+        assert!(unpaid(&dropped, &stage(110, 11.0)).is_empty());
     }
 
     #[test]

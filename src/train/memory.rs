@@ -7,6 +7,7 @@
 
 use super::batch;
 use super::refresh::{Policy, RefreshSettings};
+use super::reindex::probe_questions;
 use super::session::{EVALUATION_SEQUENCES, Session};
 use crate::config::TrainConfig;
 use crate::cost::{machine, units};
@@ -238,8 +239,11 @@ fn kept_beside(session: &Session, config: &TrainConfig, pass: f64) -> Result<f64
         Policy::Lazy => pass + live(),
         // The overlay before and after, and what was embedded at a point, for the step after it.
         Policy::Rows => {
-            let offered = following.rows_of(corpus).saturating_add(following.sample);
-            pass + live() + 2.0 * vectors(corpus) + vectors(offered)
+            let candidates = probe_questions(following.sample).saturating_mul(following.depth).saturating_mul(2);
+            let measured = following.sample.saturating_add(candidates);
+            // As they were made, and as they are offered to the step after.
+            let made = 2.0 * (vectors(following.rows_of(corpus)) + vectors(measured));
+            pass + live() + 2.0 * vectors(corpus) + made
         }
         Policy::Adapter => vectors(corpus),
         Policy::Full | Policy::FullReuse | Policy::Drift | Policy::Question | Policy::Never => 0.0,

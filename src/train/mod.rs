@@ -192,6 +192,8 @@ impl Trainer<'_> {
             }
         }
         self.keep_best(stage)?;
+        // Before the last checkpoint: what goes on from that must not embed the snapshot again, in the final refresh's place.
+        self.give_up();
         // What follows may be killed too: the training before it is kept.
         self.checkpoint(stage)?;
         self.follow_at_end(stage, observer)?;

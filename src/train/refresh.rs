@@ -140,6 +140,13 @@ impl RefreshSettings {
         let lag = self.lag.unwrap_or_else(|| self.points.interval(step).unwrap_or_default() / 2);
         self.points.after(step).map_or(lag, |next| lag.min(next - step))
     }
+
+    /// How many snapshots are swapped in before `steps`: all but perhaps the last, since each is before the next is taken.
+    pub fn swaps_before(&self, steps: u64) -> u64 {
+        let Some(last) = self.points.last_before(steps) else { return 0 };
+        let in_time = last.saturating_add(self.lag_at(last)) < steps;
+        self.points.count_before(steps) - u64::from(!in_time)
+    }
 }
 
 /// Whether a map that finds `after` of the truth is kept in place of what finds `before` of it.

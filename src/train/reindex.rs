@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use ragtune_index::{Generation, GraphPlan};
 
 pub(super) use background::{Background, Pending};
-pub(super) use probe::probe_questions;
+pub(super) use probe::{PROBE_DEPTH, probe_questions};
 
 use super::refresh::{Decision, MAX_LOSS, Now, Policy};
 use super::{Event, Trainer};
@@ -51,7 +51,6 @@ impl Trainer<'_> {
 
     /// Before the final evaluation of a stage: what moved is embedded anew, whatever the policy.
     pub(super) fn follow_at_end(&mut self, stage: &Stage, observer: &mut dyn FnMut(Event<'_>)) -> Result<()> {
-        self.give_up()?;
         match self.following.decide_at_end(&self.now(stage)) {
             Decision::EmbedAll { reuse } => self.refresh(reuse, None, observer),
             _ => Ok(()),
@@ -114,13 +113,13 @@ impl Trainer<'_> {
             let (old, new) = (&self.pipeline.generation, &embedded.generation);
             let pool = self.pool(&[old, new], probe::Wanted { sample: self.following.sample, ..Default::default() })?;
             record.passages += pool.embedded as u64;
-            self.compare_by(&pool, old, new)?
+            self.compare_by(&pool, old, Some(new))?
         };
         (record.recall_before, record.recall_after) = (Some(seen.before), Some(seen.after));
         (record.overlap, record.recall_reranked) = (Some(seen.overlap), seen.reranked);
         record.measured = seen.measured;
         record.generation = embedded.generation.number();
-        record.graph = embedded.generation.graph().map_or_else(|| "none".to_owned(), |graph| graph.origin.clone());
+        (record.graph, record.graph_recall) = graph_of(&embedded.generation);
         {
             let _span = self.ledger.span(Phase::Swap);
             self.put_to_use(embedded.generation);
@@ -179,6 +178,14 @@ fn graph_plan(reuse: bool, searched: &Generation) -> GraphPlan {
     match reuse {
         true => GraphPlan::ReuseOf { generation: searched.number(), max_loss: MAX_LOSS },
         false => GraphPlan::Build,
+    }
+}
+
+/// Whence a generation's graph, and what it finds of its own vectors.
+fn graph_of(generation: &Generation) -> (String, Option<f64>) {
+    match generation.graph() {
+        Some(graph) => (graph.origin.clone(), Some(f64::from(graph.recall_at_10))),
+        None => ("none".to_owned(), None),
     }
 }
 

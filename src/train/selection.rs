@@ -93,6 +93,9 @@ impl Trainer<'_> {
         for part in self.moving(stage) {
             checkpoint::restore_best(&self.run.checkpoints(), part.name, part.params)?;
         }
+        if let Some(fresh) = &self.context.fresh {
+            fresh.borrow_mut().forget_live();
+        }
         Ok(())
     }
 }

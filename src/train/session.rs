@@ -230,7 +230,14 @@ impl Session {
         };
         // Later stages start from it, and so does a run that is resumed: refreshes must not push it out.
         if let Some(lock) = &self.lock {
-            self.pipeline.corpus.protect(lock, state.base_generation, &run.id())?;
+            let corpus = &self.pipeline.corpus;
+            // One that is gone was released, and what is resumed needs no more of it than the vectors, which were found.
+            match corpus.protect(lock, state.base_generation, &run.id()) {
+                Err(ragtune_index::Error::NoGeneration { .. }) => {
+                    corpus.protect(lock, self.pipeline.generation.number(), &run.id())?;
+                }
+                other => other?,
+            }
         }
         let selector = self.pipeline.selector.as_ref();
         let holds = Holds {

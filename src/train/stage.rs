@@ -5,7 +5,7 @@ use super::optimizer::AdamW;
 use super::stages::StageRecord;
 use super::{Trainer, adamw, parts};
 use crate::cost::Phase;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::identity::searched_by;
 use crate::report::files::{METRICS_FILE, append_line, read_lines};
 use crate::report::record::{CurvePoint, RefreshRecord, StageCharge};
@@ -57,6 +57,15 @@ impl Trainer<'_> {
             selector_adapter: stage.trains.selector && planned.selector.is_none() && self.config.lora_rank.is_some(),
         };
         let found = self.found.take();
+        if let Some(began) = self.state.stage_id.take().filter(|began| found.is_some() && *began != planned.id) {
+            return Err(Error::new(format!(
+                "stage `{}` was begun by another version of ragtune, for which it was not what it is now: it began as `{began}`, \
+                 and would be kept as `{}`",
+                planned.spec.name, planned.id
+            ))
+            .hint("go on with that version, or begin a new run with another `--out`"));
+        }
+        self.state.stage_id = Some(planned.id.clone());
         if found.is_none() {
             self.state.began = self.ledger.snapshot();
         }

@@ -249,7 +249,7 @@ fn a_snapshot_that_training_ends_before_is_paid_for_and_on_record() {
     std::fs::write(&questions, all[..all.len() - 4].join("\n") + "\n").unwrap();
     // Steps too small to change a score: the fifth look is the fourth in vain, and the snapshot of step 4 waits for
     // step 8.
-    ragtune(&["train", "--batch-size", "2", "--top-k", "2", "--eval-limit", "4", "--max-answer-tokens", "8"])
+    let mut running = ragtune(&["train", "--batch-size", "2", "--top-k", "2", "--max-answer-tokens", "8"])
         .and(&["--strategy", "joint", "--train-passages", "true", "--steps", "9", "--select-by", "mrr"])
         .and(&["--refresh", "background", "--refresh-every", "4", "--refresh-lag", "4"])
         .and(&["--early-stop", "4", "--eval-every", "1", "--lr-encoder", "1e-12", "--lr-generator", "1e-12"])
@@ -259,8 +259,13 @@ fn a_snapshot_that_training_ends_before_is_paid_for_and_on_record() {
         .with("--selection-questions", &selection)
         .with("--generator", small_generator())
         .with("--out", &out)
-        .run()
-        .done();
+        .start();
+    // What goes on from the last checkpoint does not begin the snapshot again.
+    let last = out.join("checkpoints/step-00-00000005/state.json");
+    assert!(running.until(|| last.exists()), "the run ended before the moment came");
+    running.kill();
+    assert!(json(&last)["pending"].is_null());
+    ragtune(&["train"]).with("--resume", &out).run().done();
     let record = json(&out.join("record.json"));
     assert_eq!(record["steps_done"], 5);
     let refreshes = record["refreshes"].as_array().unwrap();

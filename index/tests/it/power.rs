@@ -157,7 +157,14 @@ mod cuts {
             if context.starts_with("`protect") {
                 mended.kept.clone_from(&new.kept);
             }
-            assert!(mended == now, "{context}: mending changed what is there: {}", mended.differs_from(&now));
+            // Where a graph was on its way into its place, the one of an earlier state answered meanwhile: it finds the same
+            // passages by another walk.
+            let as_done = Some(new) == old.as_ref() && mended == *new;
+            assert!(
+                mended == now || as_done,
+                "{context}: mending changed what is there: {}",
+                mended.differs_from(&now)
+            );
         } else {
             let defects = check(dir).unwrap();
             assert!(defects.iter().all(|defect| defect.kind < DefectKind::Damage), "{context}: {defects:?}");

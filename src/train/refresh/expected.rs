@@ -1,7 +1,7 @@
 //! How many passages a policy will embed, as far as that is known before training.
 
 use super::{Policy, RefreshSettings};
-use crate::train::reindex::probe_questions;
+use crate::train::reindex::{PROBE_DEPTH, probe_questions};
 
 /// Of one stage whose passages move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,19 +14,28 @@ pub struct Expected {
     pub at_most: bool,
 }
 
+impl Expected {
+    /// Of all stages whose passages move.
+    pub fn sum(stages: Vec<Self>) -> Self {
+        stages.into_iter().fold(Self::default(), |sum, one| Self {
+            refreshes: sum.refreshes.saturating_add(one.refreshes),
+            others: sum.others.saturating_add(one.others),
+            at_most: sum.at_most || one.at_most,
+        })
+    }
+}
+
 impl RefreshSettings {
     /// What a stage of `steps` steps of `batch` questions each embeds of a corpus.
     pub fn expected(&self, steps: u64, batch: usize, corpus: usize) -> Expected {
         let last = u64::from(steps > 0);
-        let points = self.points.before(steps);
-        let all = points.len() as u64;
+        let all = self.points.count_before(steps);
         let ranked = || steps.saturating_sub(1).saturating_mul(batch.saturating_mul(self.depth).min(corpus) as u64);
         let sample = self.sample.min(corpus) as u64;
         match self.policy {
             Policy::Full | Policy::FullReuse => Expected { refreshes: all + last, ..Expected::default() },
             Policy::Background => {
-                let swaps =
-                    points.iter().filter(|point| point.saturating_add(self.lag_at(**point)) < steps).count() as u64;
+                let swaps = self.swaps_before(steps);
                 // Measured by a sample, since the encoder has gone on.
                 Expected { refreshes: swaps + last, others: swaps.saturating_mul(sample), at_most: swaps > 0 }
             }
@@ -34,7 +43,7 @@ impl RefreshSettings {
             Policy::Rows => {
                 // Measured by a sample, and by the candidates of its questions, before and after, that are not in it.
                 let questions = probe_questions(self.sample) as u64;
-                let measuring = questions.saturating_mul(2).saturating_mul(self.depth as u64);
+                let measuring = questions.saturating_mul(2).saturating_mul(self.depth.max(PROBE_DEPTH) as u64);
                 let measuring = sample.saturating_add(measuring).min(corpus as u64);
                 let rows = self.rows_of(corpus) as u64 + measuring;
                 Expected { refreshes: last, others: all.saturating_mul(rows).saturating_add(ranked()), at_most: true }

@@ -17,6 +17,13 @@ struct Part {
     every: u64,
 }
 
+impl Part {
+    fn count_before(&self, steps: u64) -> u64 {
+        let all = self.to.min(steps).saturating_sub(self.from).div_ceil(self.every);
+        if self.from == 0 { all.saturating_sub(1) } else { all }
+    }
+}
+
 impl Points {
     /// Every so many steps without end; 0: no point at all.
     pub fn every(steps: u64) -> Self {
@@ -83,13 +90,20 @@ impl Points {
         self.parts.iter().find_map(of)
     }
 
-    /// The points before `steps`.
-    pub fn before(&self, steps: u64) -> Vec<u64> {
+    /// How many points there are before `steps`.
+    pub fn count_before(&self, steps: u64) -> u64 {
+        self.parts.iter().map(|part| part.count_before(steps)).sum()
+    }
+
+    /// The last point before `steps`.
+    pub fn last_before(&self, steps: u64) -> Option<u64> {
         let of = |part: &Part| {
-            let every = usize::try_from(part.every).unwrap_or(usize::MAX);
-            (part.from..part.to.min(steps)).step_by(every)
+            let count = part.count_before(steps);
+            // At 0 there is none.
+            let last = if part.from == 0 { count } else { count.saturating_sub(1) };
+            (count > 0).then(|| part.from + last * part.every)
         };
-        self.parts.iter().flat_map(of).filter(|step| *step > 0).collect()
+        self.parts.iter().rev().find_map(of)
     }
 
     fn part(&self, step: u64) -> Option<&Part> {
@@ -119,7 +133,11 @@ mod tests {
             (Points::parse("5-100:1000").unwrap(), 100, &[5]),
         ];
         for (points, steps, expected) in table {
-            assert_eq!(points.before(steps), expected, "{points:?}");
+            for steps in 0..=steps {
+                let before: Vec<u64> = expected.iter().copied().filter(|point| *point < steps).collect();
+                let found = (points.count_before(steps), points.last_before(steps));
+                assert_eq!(found, (before.len() as u64, before.last().copied()), "{points:?} {steps}");
+            }
             let due: Vec<u64> = (0..steps).filter(|step| points.due(*step)).collect();
             assert_eq!(due, expected, "{points:?}");
             for step in 0..100 {
@@ -133,6 +151,8 @@ mod tests {
             (points.interval(999), points.interval(1000), points.interval(10_000)),
             (Some(500), Some(1000), None)
         );
+        // Nothing is counted one by one.
+        assert_eq!(Points::every(1).count_before(u64::MAX), u64::MAX - 1);
         assert_eq!((points.shortest(), Points::default().shortest()), (Some(500), None));
     }
 

@@ -84,12 +84,14 @@ impl RefreshSettings {
         }
         refuse_unasked(config, policy)?;
         refuse_foreign(config, policy)?;
+        positive("--refresh-depth", config.refresh_depth.unwrap_or(1))?;
         let own = Self::new(policy);
         let settings = Self {
             policy,
             lag: config.refresh_lag,
             threads: config.refresh_threads.unwrap_or(own.threads),
-            depth: config.refresh_depth.unwrap_or(own.depth),
+            // A step that reads so many ranks as many.
+            depth: config.refresh_depth.unwrap_or(own.depth).max(config.top_k),
             age: config.refresh_age.unwrap_or(own.age),
             rows: config.refresh_rows,
             by: config.refresh_by.unwrap_or(own.by),
@@ -102,11 +104,6 @@ impl RefreshSettings {
     }
 
     fn check(&self) -> Result<()> {
-        let positive = |flag: &str, value: usize| match value {
-            0 => Err(Error::new(format!("`{flag} 0` is too small; expected at least 1"))
-                .hint(format!("leave `{flag}` out for the default"))),
-            _ => Ok(()),
-        };
         positive("--refresh-threads", self.threads)?;
         if self.threads > MOST_THREADS {
             return Err(Error::new(format!(
@@ -115,7 +112,6 @@ impl RefreshSettings {
             ))
             .hint("threads beyond the processor's cores embed nothing faster; leave some to training"));
         }
-        positive("--refresh-depth", self.depth)?;
         positive("--refresh-rows", self.rows.unwrap_or(1))?;
         if self.sample < LEAST_SAMPLE {
             return Err(Error::new(format!(
@@ -137,6 +133,14 @@ impl RefreshSettings {
             .hint(format!("choose at most `--refresh-lag {interval}`")));
         }
         Ok(())
+    }
+}
+
+fn positive(flag: &str, value: usize) -> Result<()> {
+    match value {
+        0 => Err(Error::new(format!("`{flag} 0` is too small; expected at least 1"))
+            .hint(format!("leave `{flag}` out for the default"))),
+        _ => Ok(()),
     }
 }
 

@@ -220,15 +220,16 @@ impl Trainer<'_> {
     }
 
     /// Ends a snapshot that nobody will search: what was embedded of it is charged and on record.
-    pub(super) fn give_up(&mut self) -> Result<()> {
+    pub(in super::super) fn give_up(&mut self) {
         let (background, pending) = (self.background.take(), self.state.pending.take());
-        let (Some(mut background), Some(pending)) = (background, pending) else { return Ok(()) };
+        let (Some(mut background), Some(pending)) = (background, pending) else { return };
         let _activity = self.ledger.activity(Activity::Refresh);
         {
             let _span = self.ledger.span(Phase::Embed);
             background.halt();
         }
-        background.fetch(self.ledger)?;
+        // A thread that failed says so last, and what it was to embed is not wanted any more.
+        let _ = background.fetch(self.ledger);
         let record = RefreshRecord {
             action: RefreshAction::Dropped,
             generation: self.pipeline.generation.number(),
@@ -237,7 +238,6 @@ impl Trainer<'_> {
             ..RefreshRecord::default()
         };
         self.note_refresh(record, &pending.began.unwrap_or_default());
-        Ok(())
     }
 }
 

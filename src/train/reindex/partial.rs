@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::adapter::Map;
 use super::super::refresh::{Decision, Row, choose, keeps_map};
 use super::super::{Event, Trainer};
+use super::graph_of;
 use super::probe::Wanted;
 use crate::cost::{Activity, Phase};
 use crate::error::{Error, Result};
@@ -42,11 +43,10 @@ impl Trainer<'_> {
             fresh.overlay().clone()
         };
         // What is stored stays; what steps read is candidates, ranked by live vectors, and measured like that too.
-        let (sample, depth) = (self.following.sample, self.following.depth);
-        let overlays = &[&old, &new];
-        let known = Wanted { sample, depth, overlays, known: &chosen, vectors: &vectors, ..Wanted::default() };
+        let (sample, overlays) = (self.following.sample, &[&old, &new]);
+        let known = Wanted { sample, overlays, known: &chosen, vectors: &vectors, ..Wanted::default() };
         let pool = self.pool(&[generation], known)?;
-        let seen = self.compare_by(&pool, generation, generation)?;
+        let seen = self.compare_by(&pool, generation, None)?;
         {
             let _span = self.ledger.span(Phase::Swap);
             let (mut fresh, step, dim) = (fresh.borrow_mut(), self.state.step, generation.dim());
@@ -96,7 +96,7 @@ impl Trainer<'_> {
         };
         let old = self.pipeline.generation.clone();
         let pool = self.pool(&[&old, &view], Wanted { sample: measuring, without: &fitted, ..Wanted::default() })?;
-        let seen = self.compare_by(&pool, &old, &view)?;
+        let seen = self.compare_by(&pool, &old, Some(&view))?;
         let kept = keeps_map(seen.before, seen.after);
         if kept {
             let _span = self.ledger.span(Phase::Swap);
@@ -127,7 +127,7 @@ impl Trainer<'_> {
         let began = self.ledger.snapshot();
         let old = self.pipeline.generation.clone();
         let pool = self.pool(&[&old], Wanted { sample: self.following.sample, ..Wanted::default() })?;
-        let seen = self.compare_by(&pool, &old, &old)?;
+        let seen = self.compare_by(&pool, &old, None)?;
         let passages = pool.embedded as u64;
         if let Decision::EmbedAll { reuse } = self.following.after_measuring(seen.before) {
             drop(activity);
@@ -147,7 +147,7 @@ impl Trainer<'_> {
         began: &crate::cost::LedgerRecord,
     ) {
         let kept = action == RefreshAction::Kept;
-        let graph = self.pipeline.generation.graph().map_or_else(|| "none".to_owned(), |graph| graph.origin.clone());
+        let (graph, graph_recall) = graph_of(&self.pipeline.generation);
         let record = RefreshRecord {
             action,
             generation: self.pipeline.generation.number(),
@@ -159,6 +159,7 @@ impl Trainer<'_> {
             recall_reranked_after: seen.reranked_after,
             measured: seen.measured,
             graph,
+            graph_recall,
             ..RefreshRecord::default()
         };
         self.note_refresh(record, began);

@@ -24,7 +24,7 @@ use crate::pipeline::overlay::Overlay;
 /// Training questions that an index is measured on; see [`probe_rows`].
 const PROBES: usize = 64;
 /// Passages compared for each of them.
-const PROBE_DEPTH: usize = 10;
+pub const PROBE_DEPTH: usize = 10;
 /// Passages of a pool for each question, before those that several questions share.
 const POOLED: usize = 20;
 
@@ -55,9 +55,8 @@ struct Questions {
 pub(super) struct Wanted<'w> {
     /// Passages, candidates not counted.
     pub sample: usize,
-    /// Candidates of a question that are ranked by live vectors, all of which it holds too.
-    pub depth: usize,
-    /// What names them beside the first generation, before and after; none: nothing is ranked by live vectors.
+    /// What names candidates beside the first generation, before and after, all of which it holds too; none: nothing is ranked by
+    /// live vectors.
     pub overlays: &'w [&'w Overlay],
     /// Passages that do not count. Ordinals ascend.
     pub without: &'w [u32],
@@ -99,16 +98,13 @@ impl Trainer<'_> {
         let (before, after) = (self.nearest(old, &questions, depth)?, self.nearest(new, &questions, depth)?);
         let reranked = match &fresh {
             Some(fresh) => {
-                let depth = self.following.depth.max(depth).min(passages);
-                let candidates = self.named(fresh.overlay(), old, &questions, depth)?;
-                let rows = candidates.into_iter().zip(questions.vectors.chunks_exact(new.dim()));
+                let candidates = self.named(fresh.overlay(), old, &questions)?;
                 // What it would embed now is what the new vectors are.
                 let vector = |one: u32| match fresh.live(one, self.state.step) {
                     Some(live) => Ok(live),
                     None => Ok(new.vector(one)?),
                 };
-                let ranked = rows.map(|(row, question)| best(question, row, depth, vector));
-                Some(share(&truth, &ranked.collect::<Result<Found>>()?))
+                Some(share(&truth, &questions.ranked(candidates, new.dim(), vector)?))
             }
             None => None,
         };
@@ -124,7 +120,7 @@ impl Trainer<'_> {
 
     /// Passages that these generations find nearest to training questions, embedded as far as they are not known.
     pub(super) fn pool(&self, generations: &[&Generation], wanted: Wanted<'_>) -> Result<Pool> {
-        let Wanted { sample, depth, overlays, without, known, vectors } = wanted;
+        let Wanted { sample, overlays, without, known, vectors } = wanted;
         let corpus = &self.pipeline.corpus;
         let questions = self.probe_questions(probe_questions(sample))?;
         let whole = sample >= corpus.passages();
@@ -135,8 +131,7 @@ impl Trainer<'_> {
         let candidates: Vec<Found> = match generations.first() {
             Some(generation) if !overlays.is_empty() => {
                 let _span = self.ledger.span(Phase::Retrieve);
-                let depth = depth.max(PROBE_DEPTH).min(corpus.passages());
-                overlays.iter().map(|one| self.named(one, generation, &questions, depth)).collect::<Result<_>>()?
+                overlays.iter().map(|one| self.named(one, generation, &questions)).collect::<Result<_>>()?
             }
             _ => Vec::new(),
         };
@@ -166,17 +161,26 @@ impl Trainer<'_> {
         }
         let (embedded, without) = (unknown.len(), without.to_vec());
         let mut pool = Pool { questions, truth: Vec::new(), chosen, live, embedded, whole, candidates, without };
-        pool.truth = pool.ranked(vec![pool.chosen.clone(); pool.questions.count], dim)?;
+        let all = vec![pool.chosen.clone(); pool.questions.count];
+        pool.truth = pool.questions.ranked(all, dim, |one| pool.vector(one, dim))?;
         Ok(pool)
     }
 
-    /// Compares two generations by a pool.
-    pub(super) fn compare_by(&self, pool: &Pool, old: &Generation, new: &Generation) -> Result<Seen> {
+    /// Compares two generations by a pool; none: what is stored stays as it is.
+    pub(super) fn compare_by(&self, pool: &Pool, old: &Generation, new: Option<&Generation>) -> Result<Seen> {
         let _span = self.ledger.span(Phase::Retrieve);
         let nearest = |one: &Generation| self.nearest_of(one, &pool.questions, PROBE_DEPTH, &pool.without);
-        let (before, after) = (nearest(old)?, nearest(new)?);
+        let before = nearest(old)?;
+        let after = new.map_or_else(|| Ok(before.clone()), nearest)?;
         let dim = self.pipeline.encoder.dim();
-        let ranked = pool.candidates.iter().map(|named| pool.ranked(named.clone(), dim)).collect::<Result<Vec<_>>>()?;
+        let fresh = self.context.fresh.as_ref().map(|fresh| fresh.borrow());
+        // The next step ranks by the vectors that it has, which may be older than those of the pool.
+        let vector = |one: u32| match fresh.as_ref().and_then(|fresh| fresh.live(one, self.state.step)) {
+            Some(live) => Ok(live),
+            None => pool.vector(one, dim),
+        };
+        let named = pool.candidates.iter().cloned();
+        let ranked = named.map(|named| pool.questions.ranked(named, dim, vector)).collect::<Result<Vec<_>>>()?;
         let of = |ranked: Option<&Found>| ranked.map(|ranked| share(&pool.truth, ranked));
         Ok(Seen {
             before: share(&pool.truth, &before),
@@ -212,8 +216,9 @@ impl Trainer<'_> {
         self.found(generation, questions, depth, self.pipeline.search)
     }
 
-    /// What an overlay and a generation name in turn, counted to the span that is open.
-    fn named(&self, overlay: &Overlay, generation: &Generation, questions: &Questions, depth: usize) -> Result<Found> {
+    /// The candidates that an overlay and a generation name in turn, counted to the span that is open.
+    fn named(&self, overlay: &Overlay, generation: &Generation, questions: &Questions) -> Result<Found> {
+        let depth = self.following.depth.max(PROBE_DEPTH).min(self.pipeline.corpus.passages());
         self.ledger.add(Counts { searches: questions.count as u64, ..Counts::default() });
         overlay.candidates(generation, &questions.vectors, depth, self.pipeline.search)
     }
@@ -239,16 +244,25 @@ impl Trainer<'_> {
     }
 }
 
+impl Questions {
+    /// The best [`PROBE_DEPTH`] of the candidates of each.
+    fn ranked<'v>(
+        &self,
+        candidates: Found,
+        dim: usize,
+        vector: impl Fn(u32) -> Result<&'v [f32]> + Copy,
+    ) -> Result<Found> {
+        let rows = candidates.into_iter().zip(self.vectors.chunks_exact(dim));
+        rows.map(|(row, question)| best(question, row, PROBE_DEPTH, vector)).collect()
+    }
+}
+
 impl Pool {
-    /// The best of some passages of the pool for each question, by live vectors.
-    fn ranked(&self, candidates: Found, dim: usize) -> Result<Found> {
-        let of = |one: u32| -> Result<&[f32]> {
-            let place = self.chosen.binary_search(&one).ok();
-            let vector = place.and_then(|place| self.live.get(place * dim..(place + 1) * dim));
-            vector.ok_or_else(|| Error::new(format!("passage number `{one}` was to be ranked and is not embedded")))
-        };
-        let rows = candidates.into_iter().zip(self.questions.vectors.chunks_exact(dim));
-        rows.map(|(row, question)| best(question, row, PROBE_DEPTH, of)).collect()
+    /// The live vector of a passage of the pool.
+    fn vector(&self, one: u32, dim: usize) -> Result<&[f32]> {
+        let place = self.chosen.binary_search(&one).ok();
+        let vector = place.and_then(|place| self.live.get(place * dim..(place + 1) * dim));
+        vector.ok_or_else(|| Error::new(format!("passage number `{one}` was to be ranked and is not embedded")))
     }
 
     fn about(&self) -> String {

@@ -59,6 +59,28 @@ fn passages_ranked_live_that_are_outside_of_the_sample_are_part_of_the_truth() {
 }
 
 #[test]
+fn candidates_ranked_by_old_vectors_are_measured_as_they_rank() {
+    let folder = folder();
+    let index = index_copy(folder.path());
+    let reranked = |policy: &str, age: &str, more: &[&str]| {
+        let out = folder.path().join(format!("{policy}-{age}"));
+        let settings = ["--refresh-depth", "60", "--refresh-age", age];
+        six_steps(policy, &settings, &index, &out).and(more).and(&["--exact"]).run().done();
+        let refreshes = json(&out.join("record.json"))["refreshes"].clone();
+        let all = refreshes.as_array().unwrap().iter().map(|it| it["recall_reranked"].as_f64().unwrap());
+        all.collect::<Vec<f64>>()
+    };
+    // Every passage is a candidate: what is missed is missed by its age.
+    assert_eq!(reranked("lazy", "0", &[]), [1.0]);
+    let aged = reranked("lazy", "9", &[]);
+    assert!(aged.len() == 1 && aged[0] < 1.0, "{aged:?}");
+    let every = ["--refresh-every", "3"];
+    assert_eq!(reranked("rows", "0", &every), [1.0, 1.0]);
+    let aged = reranked("rows", "9", &every);
+    assert!(aged.len() == 2 && aged.iter().all(|one| *one < 1.0), "{aged:?}");
+}
+
+#[test]
 fn a_snapshot_put_to_use_at_once_is_a_refresh() {
     let folder = folder();
     let index = index_copy(folder.path());
