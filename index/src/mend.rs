@@ -36,6 +36,7 @@ pub(crate) fn mend(
 ) -> Result<Vec<String>> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     refuse_newer(dir)?;
+    vouch::verify_newest(dir)?;
     let mut done = Vec::new();
     for version in unreadable::drop_versions(dir, &corpus.table().latest()?)? {
         done.push(format!("dropped version {version}, whose manifest is damaged and which nobody keeps"));

@@ -28,7 +28,7 @@ impl Corpus {
     /// or all of its rows are those of the newest.
     pub fn rollback(&self, lock: &WriterLock, number: u32) -> Result<u32> {
         lock.must_be_for(self.dir())?;
-        let known = self.survey()?;
+        let known = retained(self)?;
         let wanted = known.iter().rev().find(|known| known.number == number);
         let wanted = wanted.ok_or_else(|| Error::NoGeneration { number, retained: numbers(&known) })?;
         rollback(self, &known, wanted)
@@ -37,7 +37,7 @@ impl Corpus {
     /// The same for the state of the index at a version of the dataset, which undoes appending and deleting as well.
     pub fn rollback_to_version(&self, lock: &WriterLock, version: u64) -> Result<u32> {
         lock.must_be_for(self.dir())?;
-        let known = self.survey()?;
+        let known = retained(self)?;
         let wanted = known.iter().find(|known| known.table.version() == version).ok_or_else(|| Error::NoVersion {
             version,
             retained: known.iter().map(|known| known.table.version()).collect(),
@@ -46,10 +46,15 @@ impl Corpus {
     }
 }
 
+/// What can be gone back to, looked at when what a crash left of sidecars is in its place.
+fn retained(corpus: &Corpus) -> Result<Vec<Known>> {
+    before_change(corpus.dir(), corpus.uuid(), &corpus.table().latest()?)?;
+    corpus.survey()
+}
+
 fn rollback(corpus: &Corpus, known: &[Known], wanted: &Known) -> Result<u32> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     let latest = corpus.table().latest()?;
-    before_change(dir, uuid, &latest)?;
     if known.last().is_some_and(|newest| newest.table.version() == wanted.table.version()) {
         return Err(Error::Newest { number: wanted.number, version: wanted.table.version() });
     }
