@@ -83,14 +83,16 @@ pub(crate) fn mend(
     // Files that it does not tell of, as they are now: what happened to them before cannot be told any more.
     match Texts::read(dir).ok().filter(|texts| texts.uuid == uuid) {
         None => {
-            Texts::of(uuid, &tables)?.write(dir)?;
+            let none = Texts::none(uuid);
+            Texts::of(uuid, &tables, &none.missing(&tables)?)?.write(dir)?;
             done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
         }
         Some(texts) => {
-            let missing = texts.missing(&tables)?;
-            if !missing.is_empty() {
-                texts.with(Texts::of(uuid, &tables)?).write(dir)?;
-                done.push(format!("noted in `{TEXTS}` files as they are: {}", missing.len()));
+            let missing = Texts::of(uuid, &tables, &texts.missing(&tables)?)?;
+            let count = missing.files.len() + missing.deletions.len();
+            if count > 0 {
+                texts.with(missing).write(dir)?;
+                done.push(format!("noted in `{TEXTS}` files as they are: {count}"));
             }
         }
     }
@@ -139,10 +141,13 @@ fn refuse_newer(dir: &Path) -> Result<()> {
     sidecars(dir)?.iter().try_for_each(|sidecar| sealed::known(Manifest::read(sidecar)).map(drop))
 }
 
-/// The retained states, each sidecar once: those of one are over the same vectors.
+/// The retained states, each sidecar once: those of one are over the same vectors. The newest of them counts: what is
+/// damaged of the earlier ones must not keep it from being mended.
 fn unmended(corpus: &Corpus) -> Result<Vec<Known>> {
     let mut known = corpus.survey()?;
-    known.dedup_by(|next, one| next.files == one.files);
+    known.reverse();
+    known.dedup_by(|earlier, later| earlier.files == later.files);
+    known.reverse();
     Ok(known)
 }
 

@@ -93,6 +93,15 @@ impl Table {
         Ok(found)
     }
 
+    /// How many rows are deleted, by what the version itself states; where it does not, by the files that say which.
+    pub(crate) fn deleted_rows(&self) -> Result<usize> {
+        let files = self.dataset.fragments().iter().filter_map(|fragment| fragment.deletion_file.as_ref());
+        match files.map(|file| file.num_deleted_rows).sum::<Option<usize>>() {
+            Some(rows) => Ok(rows),
+            None => Ok(self.deleted()?.len()),
+        }
+    }
+
     /// Lance's addresses of rows: fragment and position in it.
     pub(super) fn addresses(&self, ordinals: &[u32]) -> Result<Vec<u64>> {
         let fragments = self.fragments()?;

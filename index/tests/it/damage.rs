@@ -429,3 +429,24 @@ fn a_newest_manifest_that_is_lost_stops_whoever_has_the_index_open() {
     assert_eq!(corpus.current().unwrap().unwrap().number(), 2);
     assert!(check(fixture.path()).unwrap().is_empty(), "{:?}", check(fixture.path()));
 }
+
+#[test]
+fn damaged_deletions_of_an_earlier_state_stop_neither_the_list_nor_the_mending_of_the_newest() {
+    let fixture = fixture();
+    crate::changing::delete(&fixture.corpus, [3]);
+    let old = all_files(&fixture.path().join("corpus.lance/_deletions")).remove(0);
+    crate::changing::delete(&fixture.corpus.reopen().unwrap(), [5]);
+    fs::write(&old, "rotten").unwrap();
+    let graph = fixture.sidecar().join("graph.bin");
+    let good = fs::read(&graph).unwrap();
+    fs::write(&graph, "rt").unwrap();
+    let corpus = Corpus::open(fixture.path()).unwrap();
+    let counts: Vec<_> = corpus.versions().unwrap().iter().map(|info| (info.passages, info.deleted)).collect();
+    assert_eq!(counts, [(N - 1, 1), (N - 2, 2)]);
+    let done = corpus.mend(&corpus.lock("a test").unwrap(), &params(), &mut |_| {}).unwrap();
+    assert_eq!(done.len(), 1, "{done:?}");
+    assert_eq!(fs::read(&graph).unwrap(), good);
+    let found = check(fixture.path()).unwrap();
+    let name = old.file_name().unwrap().to_str().unwrap();
+    assert!(found.len() == 1 && found[0].file.ends_with(name) && found[0].kind == DefectKind::Damage, "{found:?}");
+}
