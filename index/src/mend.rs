@@ -115,10 +115,10 @@ fn mend_one(
     let mut done = Vec::new();
     let generation = Generation::load(known, known.rows.len())?;
     if let Some(defect) = generation.graph_defect() {
-        let made = publish(dir, uuid, known, &known.rows.fragments, (params, GraphPlan::Build), observe)?;
+        let made = publish(dir, uuid, known, &[], (params, GraphPlan::Build), observe)?;
         done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
     } else if !known.described() {
-        complete(dir, uuid, known, known, params, observe)?;
+        complete(dir, uuid, known, (known, &[]), params, observe)?;
         done.push(format!("noted in generation {} the passages appended to it", known.number));
     } else if let Ok(graph) = &generation.shared.graph {
         for (file, defect) in held::defects(uuid, known, generation.vectors()) {

@@ -183,14 +183,14 @@ impl<'a> GenerationWriter<'a> {
         let known = Known {
             number: self.staging.header.number,
             fingerprint: self.staging.header.fingerprint,
-            files: staged.into_iter().map(|staged| staged.file).collect(),
+            files: staged.iter().map(|staged| staged.file.clone()).collect(),
             rows: table.rows()?,
             dim: self.staging.header.dim,
             table,
             sidecar: None,
             manifest: Err("its graph is being built".into()),
         };
-        let generation = publish(dir, self.corpus.uuid(), &known, &fragments, (graph, plan), observe)?;
+        let generation = publish(dir, self.corpus.uuid(), &known, &staged, (graph, plan), observe)?;
         retire(dir, self.corpus.uuid(), &known.table, &BTreeSet::new())?;
         Ok(generation)
     }

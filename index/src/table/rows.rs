@@ -66,7 +66,7 @@ impl Table {
         }
         // Before they are read: their reader may take flipped bits for a length, and ask for more memory than there is.
         if let Some(dir) = self.path.parent() {
-            Digests::of_deletions(dir)?.verify(&self.deletions_dir(), self.deletion_files().iter().flatten())?;
+            Digests::of_deletions(dir).verify(&self.deletions_dir(), self.deletion_files().iter().flatten())?;
         }
         let mut found = Vec::new();
         for (fragment, file) in self.fragments()?.iter().zip(self.dataset.get_fragments()) {
