@@ -14,6 +14,7 @@ use crate::manifest::{GRAPH, GraphInfo, MANIFEST, Manifest};
 use crate::publish::{CommitStage, keep_notes, publish};
 use crate::sealed;
 use crate::sidecar;
+use crate::staged::Staged;
 use crate::survey::{self, Known};
 use crate::table::Table;
 
@@ -25,11 +26,12 @@ const FEW: usize = 1024;
 
 /// Gives a state without a sidecar of its own one: with the graph of `source`, whose passages are the first of the state's,
 /// or, where too many came behind them or `source` has no usable graph, with one that is built now. Says whether it was built.
+/// `staged` are files of vectors that this commit brought.
 pub(crate) fn complete(
     dir: &Path,
     uuid: &str,
     known: &Known,
-    source: &Known,
+    (source, staged): (&Known, &[Staged]),
     params: &GraphParams,
     observe: &mut dyn FnMut(CommitStage),
 ) -> Result<bool> {
@@ -38,11 +40,11 @@ pub(crate) fn complete(
         && !outgrown(manifest.len as usize, known.rows.len())
     {
         observe(CommitStage::Publish);
-        adopt(dir, uuid, known, (from, manifest))?;
+        adopt(dir, uuid, known, (from, manifest), staged)?;
         return Ok(false);
     }
     let known = Known { sidecar: source.sidecar.clone(), ..known.clone() };
-    publish(dir, uuid, &known, &known.rows.fragments, (params, GraphPlan::Build), observe)?;
+    publish(dir, uuid, &known, staged, (params, GraphPlan::Build), observe)?;
     Ok(true)
 }
 
@@ -73,7 +75,7 @@ pub(crate) fn nearest(known: &[Known], number: u32) -> Option<GraphParams> {
     told.min_by_key(|(other, _)| (other.abs_diff(number), *other < number)).map(|(_, params)| params)
 }
 
-fn adopt(dir: &Path, uuid: &str, known: &Known, (from, manifest): (&Path, &Manifest)) -> Result<()> {
+fn adopt(dir: &Path, uuid: &str, known: &Known, (from, manifest): (&Path, &Manifest), staged: &[Staged]) -> Result<()> {
     if sidecar::salvage(dir, uuid, known)?.is_some() {
         return Ok(());
     }
@@ -87,7 +89,7 @@ fn adopt(dir: &Path, uuid: &str, known: &Known, (from, manifest): (&Path, &Manif
         number: known.number,
         dataset_version: known.table.version(),
         fingerprint: known.fingerprint.clone(),
-        vectors: Digests::of_vectors(dir, uuid)?.vector_files(known)?,
+        vectors: Digests::of_vectors(dir, uuid)?.and(staged).vector_files(known)?,
         ..manifest.clone()
     };
     keep_notes(from, &unfinished)?;

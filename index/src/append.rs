@@ -97,7 +97,7 @@ fn append(
     journal::discard(dir)?;
     let now = survey::newest(dir, uuid, &table)?.ok_or_else(|| Error::corrupt(dir, "the newest generation is gone"))?;
     let params = params_like(dir, uuid, &table, &before)?;
-    let graph_built = complete(dir, uuid, &now, &before, &params, &mut |_: CommitStage| {})?;
+    let graph_built = complete(dir, uuid, &now, (&before, &[]), &params, &mut |_: CommitStage| {})?;
     let now = survey::newest(dir, uuid, &table)?.unwrap_or(now);
     retire(dir, uuid, &table, &Default::default())?;
     let outside_graph = now.manifest.as_ref().map_or(0, |manifest| now.rows.len() - manifest.len as usize);

@@ -193,10 +193,18 @@ fn check_texts(corpus: &Corpus, found: &mut Vec<Defect>) -> Result<()> {
         // Said of the generations.
         Err(_) => vec![corpus.table().latest()?],
     };
-    if let Some(file) = texts.missing(&tables)?.first() {
+    let (needed, table) = (needed(&tables)?, corpus.table());
+    let there = |file: &String| table.data_dir().join(file).exists() || table.deletions_dir().join(file).exists();
+    let (untold, gone): (Vec<String>, Vec<String>) = texts.missing(&tables)?.into_iter().partition(there);
+    if let Some(file) = untold.first() {
         found.push(defect(DefectKind::Derived, TEXTS, format!("it does not tell of `{file}`"), BY_MEND));
     }
-    let (needed, table) = (needed(&tables)?, corpus.table());
+    // Mending cannot tell what they were.
+    for file in &gone {
+        if still_needed(&tables, file)? {
+            found.push(defect(DefectKind::Damage, DATASET, format!("`{file}` is gone"), BY_RESTORING));
+        }
+    }
     let places = [("data", table.data_dir(), texts.files), ("_deletions", table.deletions_dir(), texts.deletions)];
     for (place, dir, files) in places {
         // Of files that no version needs any more, or needs yet, nothing is expected.

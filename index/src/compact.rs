@@ -81,7 +81,7 @@ fn compact(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitS
     observe(CommitStage::Commit);
     let merged: BTreeSet<u64> = steps.iter().flat_map(Step::merged).map(|fragment| fragment.id).collect();
     let digests = Digests::of_all(dir, uuid)?;
-    digests.verify_rows(&table, &before.rows, |fragment, _| merged.contains(&fragment.id))?;
+    digests.verify_texts(&table, &before.rows, |fragment, _| merged.contains(&fragment.id))?;
     let of = before.rows.fragments.iter().zip(&before.files);
     digests
         .verify(&table.data_dir(), of.filter(|(fragment, _)| merged.contains(&fragment.id)).map(|(_, file)| file))?;
@@ -98,7 +98,7 @@ fn compact(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitS
     let table = replace_all(corpus, &table, pieces, "compact", None)?;
     let now = survey::newest(dir, uuid, &table)?.ok_or_else(|| Error::corrupt(dir, "the newest generation is gone"))?;
     let now = Known { sidecar: before.sidecar, ..now };
-    publish(dir, uuid, &now, &now.rows.fragments, (graph, GraphPlan::Build), observe)?;
+    publish(dir, uuid, &now, &[], (graph, GraphPlan::Build), observe)?;
     retire(dir, uuid, &table, &Default::default())?;
     done.fragments_after = now.rows.fragments.len();
     done.dataset_version = table.version();
@@ -109,9 +109,12 @@ fn compact(corpus: &Corpus, graph: &GraphParams, observe: &mut dyn FnMut(CommitS
 fn fold(corpus: &Corpus, known: &Known, graph: &GraphParams, observe: &mut dyn FnMut(CommitStage)) -> Result<()> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     if known.manifest.as_ref().is_ok_and(|manifest| manifest.len as usize == known.rows.len()) {
-        return if known.described() { Ok(()) } else { complete(dir, uuid, known, known, graph, observe).map(drop) };
+        return match known.described() {
+            true => Ok(()),
+            false => complete(dir, uuid, known, (known, &[]), graph, observe).map(drop),
+        };
     }
-    publish(dir, uuid, known, &known.rows.fragments, (graph, GraphPlan::Build), observe)?;
+    publish(dir, uuid, known, &[], (graph, GraphPlan::Build), observe)?;
     // Nothing was committed: what an interrupted generation has staged can still be taken up.
     retire(dir, uuid, &corpus.table().latest()?, &resumable(corpus)?)
 }

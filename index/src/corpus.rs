@@ -246,7 +246,8 @@ impl Corpus {
     }
 
     /// Goes on with a writer that was laid aside. What it had staged is taken as it was left; only where something else
-    /// was committed meanwhile is it begun again, as by [`begin`](Self::begin).
+    /// was committed meanwhile, or the journal is gone or says something else, is it begun again, as by
+    /// [`begin`](Self::begin).
     pub fn go_on<'a>(&'a self, lock: &'a WriterLock, staging: Staging) -> Result<GenerationWriter<'a>> {
         GenerationWriter::go_on(self, lock, staging)
     }

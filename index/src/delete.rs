@@ -2,15 +2,14 @@
 
 use crate::adopt::{complete, params_like};
 use crate::corpus::Corpus;
-use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::graph_plan::GraphPlan;
 use crate::ids::Ids;
 use crate::journal;
 use crate::lock::WriterLock;
-use crate::passage::Fragment;
 use crate::publish::{CommitStage, publish};
 use crate::retire::{before_change, retire};
+use crate::sealed;
 use crate::survey::{self, Known};
 use crate::texts::Texts;
 
@@ -37,8 +36,9 @@ impl Corpus {
         lock.must_be_for(self.dir())?;
         let (dir, uuid) = (self.dir(), self.uuid());
         let table = self.table().latest()?;
-        let rows = table.rows()?;
-        let known = Ids::load(&table, rows.len(), &table.deleted()?)?;
+        // What is deleted already is written again beside what is new: this holds it against its checksums.
+        let deleted = table.deleted()?;
+        let known = Ids::load(&table, table.rows()?.len(), &deleted)?;
         let mut ordinals = Vec::with_capacity(ids.len());
         let mut unknown = Vec::new();
         for id in ids {
@@ -60,13 +60,8 @@ impl Corpus {
             return Ok(Deleted { passages: 0, left, dataset_version: table.version() });
         }
         let before = before_change(dir, uuid, &table)?;
-        // What is deleted already is written again beside what is new.
-        let holds = |fragment: &Fragment| {
-            let from = ordinals.partition_point(|ordinal| *ordinal < fragment.first);
-            ordinals.get(from).is_some_and(|ordinal| ordinal - fragment.first < fragment.rows)
-        };
-        let deletions = rows.fragments.iter().zip(&rows.deletions).filter(|(fragment, _)| holds(fragment));
-        Digests::of_all(dir, uuid)?.verify(&table.deletions_dir(), deletions.filter_map(|(_, file)| file.as_ref()))?;
+        // Checksums that a newer program wrote are refused before anything is written.
+        sealed::known(Texts::read(dir))?;
         let staged = table.stage_deletion(&ordinals)?;
         Texts::add(dir, uuid, &table, [], staged.files.iter().cloned())?;
         let table = table.delete(staged)?;
@@ -89,8 +84,8 @@ fn follow(corpus: &Corpus, before: &Known, now: &Known) -> Result<()> {
     let first = gone.map_or(0, |(_, fragment)| fragment.first);
     let (params, mut observe) = (params_like(dir, uuid, &now.table, before)?, |_: CommitStage| {});
     if before.manifest.as_ref().is_ok_and(|manifest| manifest.len <= first) {
-        return complete(dir, uuid, now, before, &params, &mut observe).map(drop);
+        return complete(dir, uuid, now, (before, &[]), &params, &mut observe).map(drop);
     }
     let now = Known { sidecar: before.sidecar.clone(), ..now.clone() };
-    publish(dir, uuid, &now, &now.rows.fragments, (&params, GraphPlan::Build), &mut observe).map(drop)
+    publish(dir, uuid, &now, &[], (&params, GraphPlan::Build), &mut observe).map(drop)
 }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, VectorFile, sidecars};
 use crate::passage::Fragment;
 use crate::sealed;
+use crate::staged::Staged;
 use crate::survey::Known;
 use crate::table::{Rows, Table};
 use crate::texts::{Texts, Written};
@@ -30,14 +31,14 @@ impl Digests {
         Ok(Self(known))
     }
 
-    /// What `texts.json` tells of deletion files.
-    pub(crate) fn of_deletions(dir: &Path) -> Result<Self> {
-        let texts = sealed::known(Texts::read(dir))?;
-        let told = texts.into_iter().flat_map(|texts| texts.deletions);
-        Ok(Self(told.map(|Written { file, bytes, blake3 }| (file, (bytes, blake3))).collect()))
+    /// What `texts.json` tells of deletion files. For reading alone: one of a newer format tells nothing, and keeps
+    /// nobody from searching.
+    pub(crate) fn of_deletions(dir: &Path) -> Self {
+        let told = Texts::read(dir).into_iter().flat_map(|texts| texts.deletions);
+        Self(told.map(|Written { file, bytes, blake3 }| (file, (bytes, blake3))).collect())
     }
 
-    /// The same, and what `texts.json` tells of the others. One of a newer format is refused.
+    /// The same, and what `texts.json` tells of texts and deletions. One of a newer format is refused.
     pub(crate) fn of_all(dir: &Path, uuid: &str) -> Result<Self> {
         let Self(mut known) = Self::of_vectors(dir, uuid)?;
         if let Some(texts) = sealed::known(Texts::read(dir))?.filter(|texts| texts.uuid == uuid) {
@@ -46,6 +47,12 @@ impl Digests {
             }
         }
         Ok(Self(known))
+    }
+
+    /// The same, and what staged files were when they were written, whatever became of them since.
+    pub(crate) fn and(mut self, staged: &[Staged]) -> Self {
+        self.0.extend(staged.iter().map(|staged| (staged.file.clone(), (staged.bytes, staged.blake3.clone()))));
+        self
     }
 
     /// Refuses files in a directory that are not what was written. Those that nothing tells of are taken as they are.
@@ -60,9 +67,9 @@ impl Digests {
         Ok(())
     }
 
-    /// Refuses texts and deletions of these fragments that are not what was written; `wanted` is told of each the fragment and its
-    /// deletion file.
-    pub(crate) fn verify_rows(
+    /// Refuses texts of these fragments that are not what was written; `wanted` is told of each the fragment and its
+    /// deletion file. The latter are held against their checksums whenever they are read ([`Table::deleted`]).
+    pub(crate) fn verify_texts(
         &self,
         table: &Table,
         rows: &Rows,
@@ -71,7 +78,6 @@ impl Digests {
         for ((fragment, texts), deletion) in rows.fragments.iter().zip(&rows.texts).zip(&rows.deletions) {
             if wanted(fragment, deletion.as_ref()) {
                 self.verify(&table.data_dir(), [texts])?;
-                self.verify(&table.deletions_dir(), deletion)?;
             }
         }
         Ok(())
@@ -88,5 +94,51 @@ impl Digests {
             Ok(VectorFile { fragment: fragment.id, rows: fragment.rows, file: file.clone(), bytes, blake3 })
         });
         files.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ragtune_nearest::GraphParams;
+
+    use super::*;
+    use crate::durable::entries;
+    use crate::sealed::tests::make_newer;
+    use crate::texts::TEXTS;
+    use crate::{Corpus, CreateOptions, Fingerprint, GraphPlan, Passage, Search, Source, Trust};
+
+    #[test]
+    fn checksums_of_a_newer_program_keep_nobody_from_searching_and_everybody_from_changing() {
+        let dir = tempfile::tempdir().unwrap();
+        let by = Fingerprint::new([("weights".to_string(), "x".to_string())].into());
+        let passage = |id: &str| Ok::<_, Error>(Passage { id: id.into(), title: String::new(), text: "t".into() });
+        let source = Source { name: "c".into(), blake3: "0".into() };
+        let passages = [passage("1"), passage("2"), passage("3")].into_iter();
+        let corpus = Corpus::create(dir.path(), &source, passages, &CreateOptions::default()).unwrap();
+        {
+            let lock = corpus.lock("a test").unwrap();
+            let mut writer = corpus.begin(&lock, &by, 1).unwrap();
+            writer.write(&corpus.fragments()[0], &[1.0, 1.0, 1.0]).unwrap();
+            writer.commit(&GraphParams::default(), GraphPlan::Build, &mut |_| {}).unwrap();
+            corpus.delete(&lock, &["1".to_string()]).unwrap();
+        }
+        make_newer(&dir.path().join(TEXTS));
+        let corpus = Corpus::open(dir.path()).unwrap();
+        let generation = corpus.current().unwrap().unwrap();
+        let hits = generation.search(&[1.0], 2, Search::Exact, Trust::Same(&by)).unwrap();
+        assert_eq!((corpus.passages(), hits[0].len()), (2, 2));
+        let deletions = corpus.table().deletions_dir();
+        let before = entries(&deletions).unwrap();
+        let lock = corpus.lock("a test").unwrap();
+        let outcomes = [
+            corpus.delete(&lock, &["2".to_string()]).map(drop),
+            corpus.compact(&lock, &GraphParams::default(), &mut |_| {}).map(drop),
+            corpus.mend_alike(&lock, &mut |_| {}).map(drop),
+        ];
+        for outcome in outcomes {
+            let error = outcome.unwrap_err();
+            assert!(matches!(&error, Error::Format { found, .. } if found == "99"), "{error:?}");
+        }
+        assert_eq!(entries(&deletions).unwrap(), before);
     }
 }

@@ -13,6 +13,7 @@ use crate::retained::numbers;
 use crate::retire::{Keep, plan};
 use crate::sidecar;
 use crate::stats::bytes;
+use crate::vouch;
 
 /// A file or a directory that was removed, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -49,6 +50,7 @@ impl Corpus {
     pub fn gc(&self, lock: &WriterLock, dry: bool) -> Result<Collected> {
         lock.must_be_for(self.dir())?;
         let dir = self.dir();
+        vouch::verify_newest(dir)?;
         let table = self.table().latest()?;
         let mut before = self.survey()?;
         // What a kill left between two renames is the only copy of its notes: no leftover, but a sidecar to be.

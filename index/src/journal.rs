@@ -52,6 +52,28 @@ impl Journal {
     pub(crate) fn start(dir: &Path, header: &Header, staged: &[Staged]) -> Result<Self> {
         let path = path(dir);
         write_atomic(&path, text(header, staged)?.as_bytes())?;
+        Self::open(path)
+    }
+
+    /// The same journal opened again, if it still lies in this directory and says just this. The file that is open
+    /// already may be another: one that was removed or written anew since takes lines that nobody will ever read.
+    pub(crate) fn again<'s>(
+        &self,
+        dir: &Path,
+        header: &Header,
+        staged: impl Iterator<Item = &'s Staged>,
+    ) -> Result<Option<Self>> {
+        if self.path != path(dir) {
+            return Ok(None);
+        }
+        let told = read(dir)?.filter(|told| !told.torn && told.header.as_ref() == Some(header));
+        match told.is_some_and(|told| told.staged.iter().eq(staged)) {
+            true => Self::open(path(dir)).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn open(path: PathBuf) -> Result<Self> {
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("opening", &path))?;
         Ok(Self { path, file })
     }

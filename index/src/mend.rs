@@ -36,6 +36,7 @@ pub(crate) fn mend(
 ) -> Result<Vec<String>> {
     let (dir, uuid) = (corpus.dir(), corpus.uuid());
     refuse_newer(dir)?;
+    vouch::verify_newest(dir)?;
     let mut done = Vec::new();
     for version in unreadable::drop_versions(dir, &corpus.table().latest()?)? {
         done.push(format!("dropped version {version}, whose manifest is damaged and which nobody keeps"));
@@ -82,14 +83,16 @@ pub(crate) fn mend(
     // Files that it does not tell of, as they are now: what happened to them before cannot be told any more.
     match Texts::read(dir).ok().filter(|texts| texts.uuid == uuid) {
         None => {
-            Texts::of(uuid, &tables)?.write(dir)?;
+            let none = Texts::none(uuid);
+            Texts::of(uuid, &tables, &none.missing(&tables)?)?.write(dir)?;
             done.push(format!("wrote `{TEXTS}` anew from the texts as they are"));
         }
         Some(texts) => {
-            let missing = texts.missing(&tables)?;
-            if !missing.is_empty() {
-                texts.with(Texts::of(uuid, &tables)?).write(dir)?;
-                done.push(format!("noted in `{TEXTS}` files as they are: {}", missing.len()));
+            let missing = Texts::of(uuid, &tables, &texts.missing(&tables)?)?;
+            let count = missing.files.len() + missing.deletions.len();
+            if count > 0 {
+                texts.with(missing).write(dir)?;
+                done.push(format!("noted in `{TEXTS}` files as they are: {count}"));
             }
         }
     }
@@ -112,10 +115,10 @@ fn mend_one(
     let mut done = Vec::new();
     let generation = Generation::load(known, known.rows.len())?;
     if let Some(defect) = generation.graph_defect() {
-        let made = publish(dir, uuid, known, &known.rows.fragments, (params, GraphPlan::Build), observe)?;
+        let made = publish(dir, uuid, known, &[], (params, GraphPlan::Build), observe)?;
         done.push(format!("rebuilt the graph of generation {}: {defect}", made.number()));
     } else if !known.described() {
-        complete(dir, uuid, known, known, params, observe)?;
+        complete(dir, uuid, known, (known, &[]), params, observe)?;
         done.push(format!("noted in generation {} the passages appended to it", known.number));
     } else if let Ok(graph) = &generation.shared.graph {
         for (file, defect) in held::defects(uuid, known, generation.vectors()) {
@@ -138,10 +141,13 @@ fn refuse_newer(dir: &Path) -> Result<()> {
     sidecars(dir)?.iter().try_for_each(|sidecar| sealed::known(Manifest::read(sidecar)).map(drop))
 }
 
-/// The retained states, each sidecar once: those of one are over the same vectors.
+/// The retained states, each sidecar once: those of one are over the same vectors. The newest of them counts: what is
+/// damaged of the earlier ones must not keep it from being mended.
 fn unmended(corpus: &Corpus) -> Result<Vec<Known>> {
     let mut known = corpus.survey()?;
-    known.dedup_by(|next, one| next.files == one.files);
+    known.reverse();
+    known.dedup_by(|earlier, later| earlier.files == later.files);
+    known.reverse();
     Ok(known)
 }
 

@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::generation::{Generation, NOTE_PREFIX, load_vectors};
 use crate::graph_plan::{self, GraphPlan, Made};
 use crate::manifest::{GRAPH, MANIFEST, Manifest};
-use crate::passage::Fragment;
 use crate::rollback::ROLLBACK_OF;
 use crate::sealed;
 use crate::sidecar;
+use crate::staged::Staged;
 use crate::survey::{self, Known};
 use crate::writer::stated;
 
@@ -32,21 +32,23 @@ pub enum CommitStage {
 }
 
 /// Makes the graph of a committed generation by a plan and publishes its sidecar, replacing a damaged one and keeping its
-/// notes. Durable on return; a crash before leaves the generation without a graph, which `mend` repairs.
+/// notes. Durable on return; a crash before leaves the generation without a graph, which `mend` repairs. `staged` are
+/// files of vectors that this commit brought.
 pub(crate) fn publish(
     dir: &Path,
     uuid: &str,
     known: &Known,
-    fragments: &[Fragment],
+    staged: &[Staged],
     (params, plan): (&GraphParams, GraphPlan),
     observe: &mut dyn FnMut(CommitStage),
 ) -> Result<Generation> {
     observe(CommitStage::Graph);
-    let len = fragments.iter().map(|fragment| fragment.rows as usize).sum();
+    let len = known.rows.len();
     let vectors = load_vectors(known, len)?;
     let source = match plan {
         GraphPlan::Build => None,
         GraphPlan::Reuse { .. } | GraphPlan::ReuseOf { .. } => {
+            let fragments = &known.rows.fragments;
             graph_plan::source((dir, uuid), &known.table.latest()?, known.number, fragments, (params, plan))?
         }
     };
@@ -67,7 +69,7 @@ pub(crate) fn publish(
         dim: known.dim as u32,
         metric: "inner product".into(),
         fingerprint: known.fingerprint.clone(),
-        vectors: Digests::of_vectors(dir, uuid)?.vector_files(&known)?,
+        vectors: Digests::of_vectors(dir, uuid)?.and(staged).vector_files(&known)?,
         graph: info.clone(),
         graph_blake3: blake3::hash(&bytes).to_hex().to_string(),
     };

@@ -7,8 +7,10 @@ use crate::durable::{name, remove};
 use crate::error::Result;
 use crate::manifest::{point_at, sidecars};
 use crate::protection;
+use crate::sidecar;
 use crate::survey::{self, Known};
 use crate::table::Table;
+use crate::vouch;
 
 /// How much of the past is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +101,14 @@ pub(crate) fn retire(dir: &Path, uuid: &str, table: &Table, spare: &BTreeSet<Str
 }
 
 /// The newest state, once all that retiring looks at can be read: a commit whose end is foreseen to fail is better not begun.
+/// What a crash left of sidecars is put in its place before: the state that comes now may have other files, and would
+/// not find the notes. The caller holds the writer's lock.
 pub(crate) fn before_change(dir: &Path, uuid: &str, table: &Table) -> Result<Option<Known>> {
+    // Whoever has the index open since before its newest state was lost would go on with an older one.
+    vouch::verify_newest(dir)?;
+    for known in survey::all(dir, uuid, table)? {
+        sidecar::salvage(dir, uuid, &known)?;
+    }
     plan(dir, uuid, table, Keep::Usual)?;
     survey::newest(dir, uuid, table)
 }

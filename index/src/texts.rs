@@ -44,20 +44,27 @@ impl Texts {
         sealed::write(&dir.join(TEXTS), self)
     }
 
-    /// The checksums of the files that some retained version has now.
-    pub(crate) fn of(uuid: &str, tables: &[Table]) -> Result<Self> {
+    /// The checksums of nothing.
+    pub(crate) fn none(uuid: &str) -> Self {
+        Self { uuid: uuid.into(), files: Vec::new(), deletions: Vec::new() }
+    }
+
+    /// The checksums of those of the `wanted` files that one of these versions has, as they are now. Files that are
+    /// gone have none, and do not keep the others from theirs.
+    pub(crate) fn of(uuid: &str, tables: &[Table], wanted: &BTreeSet<String>) -> Result<Self> {
         let (mut texts, mut deletions) = (BTreeSet::new(), BTreeSet::new());
         for table in tables {
             texts.extend(table.text_files()?);
             deletions.extend(table.deletion_files().into_iter().flatten());
         }
-        let Some(any) = tables.first() else {
-            return Ok(Self { uuid: uuid.into(), files: Vec::new(), deletions: Vec::new() });
+        let Some(any) = tables.first() else { return Ok(Self::none(uuid)) };
+        let here = |dir: &Path, files: BTreeSet<String>| {
+            digests(dir, files.into_iter().filter(|file| wanted.contains(file) && dir.join(file).exists()))
         };
         Ok(Self {
             uuid: uuid.into(),
-            files: digests(&any.data_dir(), texts)?,
-            deletions: digests(&any.deletions_dir(), deletions)?,
+            files: here(&any.data_dir(), texts)?,
+            deletions: here(&any.deletions_dir(), deletions)?,
         })
     }
 

@@ -50,7 +50,8 @@ impl Corpus {
 
 fn info(known: &Known, tags: &[(String, u64)], current: bool) -> Result<VersionInfo> {
     let version = known.table.version();
-    let deleted = known.table.deleted()?.len();
+    // Not which: a damaged list of those of an earlier state is no reason to hide the others.
+    let deleted = known.table.deleted_rows()?;
     let (made_by, made_at) = known.table.provenance()?;
     let owners = tags.iter().filter(|(_, tagged)| *tagged == version);
     Ok(VersionInfo {
@@ -59,7 +60,7 @@ fn info(known: &Known, tags: &[(String, u64)], current: bool) -> Result<VersionI
         encoder: known.fingerprint.id(),
         made_by,
         made_at,
-        passages: known.rows.len() - deleted,
+        passages: known.rows.len().saturating_sub(deleted),
         deleted,
         fragments: known.rows.fragments.len(),
         current,

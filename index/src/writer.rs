@@ -38,10 +38,12 @@ pub struct GenerationWriter<'a> {
 pub struct Staging {
     /// The version that is staged against.
     table: Table,
-    number: u32,
-    dim: usize,
-    fingerprint: Fingerprint,
+    /// As the journal has it.
+    header: Header,
+    /// By their fragments.
     staged: BTreeMap<u64, Staged>,
+    /// Those fragments in the order of the journal's lines.
+    order: Vec<u64>,
     journal: Journal,
 }
 
@@ -54,10 +56,18 @@ impl<'a> GenerationWriter<'a> {
     /// See [`Corpus::go_on`].
     pub(crate) fn go_on(corpus: &'a Corpus, lock: &'a WriterLock, staging: Staging) -> Result<GenerationWriter<'a>> {
         lock.must_be_for(corpus.dir())?;
-        if corpus.table().latest()?.version() != staging.table.version() {
-            return Self::begin(corpus, lock, &staging.fingerprint, staging.dim);
+        let latest = corpus.table().latest()?;
+        let staged = staging.order.iter().filter_map(|fragment| staging.staged.get(fragment));
+        // A collection or a mending removes the journal of a writer that has staged nothing, and files that no journal
+        // names are removed too.
+        let journal = match latest.version() == staging.table.version() && corpus.sees(&latest)? {
+            true => staging.journal.again(corpus.dir(), &staging.header, staged)?,
+            false => None,
+        };
+        match journal {
+            Some(journal) => Ok(Self { corpus, _lock: lock, staging: Staging { journal, ..staging } }),
+            None => Self::begin(corpus, lock, &staging.header.fingerprint, staging.header.dim),
         }
-        Ok(Self { corpus, _lock: lock, staging })
     }
 
     /// See [`Corpus::begin`].
@@ -89,28 +99,26 @@ impl<'a> GenerationWriter<'a> {
             dim,
             fingerprint: by.clone(),
         };
-        if let ControlFlow::Break(staged) = resume(corpus, &table, &header)? {
+        let (table, staged) = match resume(corpus, &table, &header)? {
             // What is stated may be new; what is staged is for whatever is stated.
-            let table = match stated(&table, number) == *corpus.statements() {
-                true => table,
-                false => register(&table, number, by, corpus.statements(), &known)?,
-            };
-            header.read_version = table.version();
-            let journal = Journal::start(corpus.dir(), &header, &staged)?;
-            let staged = staged.into_iter().map(|staged| (staged.fragment.id, staged)).collect();
-            let staging = Staging { table, number, dim, fingerprint: by.clone(), staged, journal };
-            return Ok(Self { corpus, _lock: lock, staging });
-        }
-        let table = register(&table.announce(dim)?, number, by, corpus.statements(), &known)?;
+            ControlFlow::Break(staged) => match stated(&table, number) == *corpus.statements() {
+                true => (table, staged),
+                false => (register(&table, number, by, corpus.statements(), &known)?, staged),
+            },
+            ControlFlow::Continue(()) => {
+                (register(&table.announce(dim)?, number, by, corpus.statements(), &known)?, Vec::new())
+            }
+        };
         header.read_version = table.version();
-        let journal = Journal::start(corpus.dir(), &header, &[])?;
-        let staging = Staging { table, number, dim, fingerprint: by.clone(), staged: BTreeMap::new(), journal };
-        Ok(Self { corpus, _lock: lock, staging })
+        let journal = Journal::start(corpus.dir(), &header, &staged)?;
+        let order = staged.iter().map(|staged| staged.fragment.id).collect();
+        let staged = staged.into_iter().map(|staged| (staged.fragment.id, staged)).collect();
+        Ok(Self { corpus, _lock: lock, staging: Staging { table, header, staged, order, journal } })
     }
 
     /// The number the generation will have.
     pub fn number(&self) -> u32 {
-        self.staging.number
+        self.staging.header.number
     }
 
     /// The fragments whose vectors are still to be written, in order. Deleted passages need vectors too, until a compaction:
@@ -130,20 +138,22 @@ impl<'a> GenerationWriter<'a> {
         if self.staging.staged.contains_key(&fragment.id) {
             return Err(Error::NotThere { what: format!("fragment {} is already written", fragment.id) });
         }
-        let expected = fragment.rows as usize * self.staging.dim;
+        let Header { number, dim, .. } = self.staging.header;
+        let expected = fragment.rows as usize * dim;
         if vectors.len() != expected {
             let what = format!("values for {} passages of fragment {}", fragment.rows, fragment.id);
             return Err(Error::Dimension { what, given: vectors.len(), expected });
         }
         let mut vectors = vectors.to_vec();
-        for (row, vector) in vectors.chunks_exact_mut(self.staging.dim).enumerate() {
+        for (row, vector) in vectors.chunks_exact_mut(dim).enumerate() {
             normalize(vector, LENGTH_TOLERANCE).map_err(|what| Error::BadVector {
                 what: format!("the vector of passage {} cannot be stored: {what}", fragment.first as usize + row),
             })?;
         }
-        let staged = self.staging.table.stage(fragment, self.staging.number, self.staging.dim, &vectors)?;
+        let staged = self.staging.table.stage(fragment, number, dim, &vectors)?;
         self.staging.journal.add(&staged)?;
         self.staging.staged.insert(fragment.id, staged);
+        self.staging.order.push(fragment.id);
         Ok(())
     }
 
@@ -163,24 +173,24 @@ impl<'a> GenerationWriter<'a> {
         let fragments = self.corpus.fragments();
         let pending = fragments.len() - self.staging.staged.len();
         if pending > 0 {
-            return Err(Error::Incomplete { number: self.staging.number, pending, fragments: fragments.len() });
+            return Err(Error::Incomplete { number: self.staging.header.number, pending, fragments: fragments.len() });
         }
         observe(CommitStage::Commit);
         let staged: Vec<Staged> = self.staging.staged.into_values().collect();
-        let table = self.staging.table.replace(&staged, self.staging.number, "refresh")?;
+        let table = self.staging.table.replace(&staged, self.staging.header.number, "refresh")?;
         let dir = self.corpus.dir();
         journal::discard(dir)?;
         let known = Known {
-            number: self.staging.number,
-            fingerprint: self.staging.fingerprint,
-            files: staged.into_iter().map(|staged| staged.file).collect(),
+            number: self.staging.header.number,
+            fingerprint: self.staging.header.fingerprint,
+            files: staged.iter().map(|staged| staged.file.clone()).collect(),
             rows: table.rows()?,
-            dim: self.staging.dim,
+            dim: self.staging.header.dim,
             table,
             sidecar: None,
             manifest: Err("its graph is being built".into()),
         };
-        let generation = publish(dir, self.corpus.uuid(), &known, &fragments, (graph, plan), observe)?;
+        let generation = publish(dir, self.corpus.uuid(), &known, &staged, (graph, plan), observe)?;
         retire(dir, self.corpus.uuid(), &known.table, &BTreeSet::new())?;
         Ok(generation)
     }

@@ -109,10 +109,11 @@ impl Table {
         Ok(vectors)
     }
 
-    /// The generation that the vectors of this version belong to; an error when they are a mixture.
+    /// The generation that the vectors of this version belong to; an error when they are a mixture. Those of deleted
+    /// rows count too, so that it can be told where the list of those rows is damaged.
     pub(crate) fn generation_number(&self) -> Result<u32> {
         let mut number: Option<u32> = None;
-        self.scan(GENERATION, |batch| {
+        self.scan_all(GENERATION, |batch| {
             let column = batch.column_by_name(GENERATION).and_then(|column| column.as_primitive_opt::<UInt32Type>());
             let column = column.ok_or_else(|| self.foreign("the generation has an unexpected type"))?;
             for value in column.iter() {

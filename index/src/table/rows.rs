@@ -66,7 +66,7 @@ impl Table {
         }
         // Before they are read: their reader may take flipped bits for a length, and ask for more memory than there is.
         if let Some(dir) = self.path.parent() {
-            Digests::of_deletions(dir)?.verify(&self.deletions_dir(), self.deletion_files().iter().flatten())?;
+            Digests::of_deletions(dir).verify(&self.deletions_dir(), self.deletion_files().iter().flatten())?;
         }
         let mut found = Vec::new();
         for (fragment, file) in self.fragments()?.iter().zip(self.dataset.get_fragments()) {
@@ -91,6 +91,15 @@ impl Table {
             found.extend(rows.iter().map(|row| fragment.first + row));
         }
         Ok(found)
+    }
+
+    /// How many rows are deleted, by what the version itself states; where it does not, by the files that say which.
+    pub(crate) fn deleted_rows(&self) -> Result<usize> {
+        let files = self.dataset.fragments().iter().filter_map(|fragment| fragment.deletion_file.as_ref());
+        match files.map(|file| file.num_deleted_rows).sum::<Option<usize>>() {
+            Some(rows) => Ok(rows),
+            None => Ok(self.deleted()?.len()),
+        }
     }
 
     /// Lance's addresses of rows: fragment and position in it.

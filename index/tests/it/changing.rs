@@ -308,3 +308,27 @@ fn all_that_was_appended_can_be_deleted_again() {
     }
     assert_eq!(corpus.reopen().unwrap().len(), 200, "the fragment went as a whole");
 }
+
+#[test]
+fn a_writer_at_rest_is_not_gone_on_with_over_other_passages_or_in_another_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (all, by, other) = (vectors(210, DIM, 1), encoder("a"), encoder("b"));
+    let early = create(dir.path(), 200);
+    embed(&early, &by, DIM, &all[..200 * DIM]);
+    append(&early, &by, 200..210, &all);
+    let now = early.reopen().unwrap();
+    let lock = now.lock("a test").unwrap();
+    let staging = now.begin(&lock, &other, DIM).unwrap().rest();
+    assert!(matches!(early.go_on(&lock, staging), Err(Error::Changed { .. })));
+
+    let staging = now.begin(&lock, &other, DIM).unwrap().rest();
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy(dir.path(), elsewhere.path());
+    let there = Corpus::open(elsewhere.path()).unwrap();
+    let lock = there.lock("a test").unwrap();
+    let mut writer = there.go_on(&lock, staging).unwrap();
+    let fragments = writer.pending();
+    writer.write(&fragments[0], rows(&fragments[0], DIM, &all)).unwrap();
+    drop(writer);
+    assert_eq!(there.begin(&lock, &other, DIM).unwrap().pending(), fragments[1..]);
+}

@@ -362,3 +362,91 @@ fn notes_outlive_a_crash_between_the_renames_of_a_sidecar_that_is_replaced() {
         only_leftovers(fixture.path(), "in the end");
     }
 }
+
+/// What a crash between the two renames leaves of a sidecar that is replaced.
+fn half_replaced(sidecar: &Path) {
+    let name = sidecar.file_name().unwrap().to_str().unwrap();
+    copy(sidecar, &sidecar.with_file_name(format!(".tmp-{name}")));
+    fs::rename(sidecar, sidecar.with_file_name(format!(".tmp-old-{name}"))).unwrap();
+}
+
+#[test]
+fn notes_outlive_such_a_crash_where_what_comes_next_has_other_files() {
+    for how in ["appending", "deleting", "compacting", "going back"] {
+        let fixture = fixture();
+        match how {
+            "compacting" => assert_eq!(crate::changing::delete(&fixture.corpus, [3]).passages, 1),
+            "going back" => drop(embed(&fixture.corpus, &encoder("b"), DIM, &vectors(N, DIM, 9))),
+            _ => {}
+        }
+        half_replaced(&fixture.sidecar());
+        let corpus = fixture.corpus.reopen().unwrap();
+        match how {
+            "appending" => {
+                crate::changing::append(&corpus, &encoder("a"), N..N + 5, &vectors(N + 5, DIM, 1));
+            }
+            // A whole fragment.
+            "deleting" => assert_eq!(crate::changing::delete(&corpus, 0..ROWS).passages, ROWS),
+            "compacting" => assert_eq!(crate::past::compact(&corpus).dropped, 1),
+            _ => assert_eq!(corpus.rollback(&corpus.lock("a test").unwrap(), 1).unwrap(), 3),
+        }
+        let corpus = corpus.reopen().unwrap();
+        let generation = corpus.current().unwrap().unwrap();
+        assert_eq!(generation.recorded("build").unwrap(), Some(serde_json::json!(1.5)), "{how}");
+        only_leftovers(fixture.path(), how);
+    }
+}
+
+#[test]
+fn a_newest_manifest_that_is_lost_stops_whoever_has_the_index_open() {
+    let fixture = fixture();
+    let (corpus, by, given) = (&fixture.corpus, encoder("a"), vectors(N + 5, DIM, 1));
+    embed(corpus, &encoder("b"), DIM, &vectors(N, DIM, 2));
+    let newest = all_files(&fixture.path().join("corpus.lance/_versions")).remove(0);
+    let good = fs::read(&newest).unwrap();
+    fs::remove_file(&newest).unwrap();
+    let before = all_files(fixture.path());
+    {
+        let lock = corpus.lock("a test").unwrap();
+        let more = (N..N + 5).map(|at| Ok::<_, Error>(passage(at)));
+        let mut embedded = |run: &[Passage]| Ok(given[..run.len() * DIM].to_vec());
+        let outcomes = [
+            corpus.gc(&lock, false).map(drop),
+            corpus.mend(&lock, &params(), &mut |_| {}).map(drop),
+            corpus.begin(&lock, &by, DIM).map(drop),
+            corpus.append(&lock, &by, DIM, more, &mut embedded).map(drop),
+            corpus.delete(&lock, &[passage(1).id]).map(drop),
+            corpus.compact(&lock, &params(), &mut |_| {}).map(drop),
+            corpus.rollback(&lock, 1).map(drop),
+        ];
+        for outcome in outcomes {
+            let error = outcome.unwrap_err();
+            assert!(error.to_string().contains("it is gone") && error.hint().is_some(), "{error:?}");
+        }
+    }
+    assert_eq!(all_files(fixture.path()), before);
+    fs::write(&newest, good).unwrap();
+    assert_eq!(corpus.current().unwrap().unwrap().number(), 2);
+    assert!(check(fixture.path()).unwrap().is_empty(), "{:?}", check(fixture.path()));
+}
+
+#[test]
+fn damaged_deletions_of_an_earlier_state_stop_neither_the_list_nor_the_mending_of_the_newest() {
+    let fixture = fixture();
+    crate::changing::delete(&fixture.corpus, [3]);
+    let old = all_files(&fixture.path().join("corpus.lance/_deletions")).remove(0);
+    crate::changing::delete(&fixture.corpus.reopen().unwrap(), [5]);
+    fs::write(&old, "rotten").unwrap();
+    let graph = fixture.sidecar().join("graph.bin");
+    let good = fs::read(&graph).unwrap();
+    fs::write(&graph, "rt").unwrap();
+    let corpus = Corpus::open(fixture.path()).unwrap();
+    let counts: Vec<_> = corpus.versions().unwrap().iter().map(|info| (info.passages, info.deleted)).collect();
+    assert_eq!(counts, [(N - 1, 1), (N - 2, 2)]);
+    let done = corpus.mend(&corpus.lock("a test").unwrap(), &params(), &mut |_| {}).unwrap();
+    assert_eq!(done.len(), 1, "{done:?}");
+    assert_eq!(fs::read(&graph).unwrap(), good);
+    let found = check(fixture.path()).unwrap();
+    let name = old.file_name().unwrap().to_str().unwrap();
+    assert!(found.len() == 1 && found[0].file.ends_with(name) && found[0].kind == DefectKind::Damage, "{found:?}");
+}

@@ -211,3 +211,59 @@ fn a_deletion_file_is_not_read_before_it_is_known_to_be_whole() {
     }
     Corpus::open(scratch.path()).unwrap();
 }
+
+#[test]
+fn what_rots_between_staging_and_the_commit_gets_no_right_checksum() {
+    let (mut committed, given) = (0, vectors(N, DIM, 1));
+    // Bits of every worth: not each leaves vectors that are still of length one.
+    for at in 0..8 {
+        let dir = tempfile::tempdir().unwrap();
+        let corpus = create(dir.path(), N);
+        let texts = new_files(dir.path(), &[]);
+        let lock = corpus.lock("a test").unwrap();
+        let mut writer = corpus.begin(&lock, &encoder("a"), DIM).unwrap();
+        for fragment in writer.pending() {
+            writer.write(&fragment, rows(&fragment, DIM, &given)).unwrap();
+        }
+        let staged = new_files(dir.path(), &texts).remove(0);
+        let mut bytes = fs::read(&staged).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle + at] ^= 1;
+        fs::write(&staged, bytes).unwrap();
+        if writer.commit(&params(), GraphPlan::Build, &mut |_| {}).is_ok() {
+            committed += 1;
+            known(dir.path(), &staged);
+        }
+    }
+    assert!(committed > 0);
+}
+
+#[test]
+fn a_text_that_a_kept_version_lost_does_not_keep_the_others_from_being_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let by = encoder("a");
+    let corpus = create(dir.path(), ROWS);
+    let text = new_files(dir.path(), &[]).remove(0);
+    embed(&corpus, &by, DIM, &vectors(ROWS, DIM, 1));
+    corpus.protect(&corpus.lock("a test").unwrap(), 1, "run").unwrap();
+    delete(&corpus, [3]);
+    crate::past::compact(&corpus.reopen().unwrap());
+    let list = dir.path().join("texts.json");
+    let noted = fs::read(&list).unwrap();
+    append(&corpus.reopen().unwrap(), &by, ROWS..ROWS + 5, &vectors(ROWS + 5, DIM, 1));
+    fs::remove_file(&text).unwrap();
+    // One that does not tell of what was appended, and one that is damaged.
+    for content in [noted.as_slice(), b"{"] {
+        fs::write(&list, content).unwrap();
+        let corpus = Corpus::open(dir.path()).unwrap();
+        let lock = corpus.lock("a test").unwrap();
+        let done = corpus.mend(&lock, &params(), &mut |_| {}).unwrap();
+        assert!(done.iter().any(|line| line.contains("texts.json")), "{done:?}");
+        let again = corpus.mend(&lock, &params(), &mut |_| {}).unwrap();
+        assert!(again.is_empty(), "{again:?}");
+        drop(lock);
+        known(dir.path(), &text);
+        let found = check(dir.path()).unwrap();
+        assert!(found.iter().all(|defect| defect.kind == DefectKind::Damage), "{found:?}");
+    }
+}

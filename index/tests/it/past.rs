@@ -218,3 +218,35 @@ fn going_back_restores_vectors_and_passages_under_a_new_number() {
     present.remove(&1);
     holds(&now.reopen().unwrap(), &present, "back at a state with deleted rows");
 }
+
+#[test]
+fn a_writer_at_rest_whose_journal_was_removed_or_written_anew_loses_nothing_of_what_it_writes() {
+    for how in ["collecting", "mending", "beginning"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (corpus, by, given) = (create(dir.path(), 200), encoder("b"), vectors(200, DIM, 2));
+        embed(&corpus, &encoder("a"), DIM, &vectors(200, DIM, 1));
+        let lock = corpus.lock("a test").unwrap();
+        let staging = corpus.begin(&lock, &by, DIM).unwrap().rest();
+        match how {
+            "collecting" => drop(corpus.gc(&lock, false).unwrap()),
+            "mending" => drop(corpus.mend(&lock, &params(), &mut |_| {}).unwrap()),
+            _ => drop(corpus.begin(&lock, &by, DIM).unwrap()),
+        }
+        let mut writer = corpus.go_on(&lock, staging).unwrap();
+        let fragments = writer.pending();
+        for fragment in &fragments[..2] {
+            writer.write(fragment, rows(fragment, DIM, &given)).unwrap();
+        }
+        drop(writer);
+        corpus.gc(&lock, false).unwrap();
+        let mut writer = corpus.begin(&lock, &by, DIM).unwrap();
+        assert_eq!(writer.pending(), fragments[2..], "{how}");
+        for fragment in &fragments[2..] {
+            writer.write(fragment, rows(fragment, DIM, &given)).unwrap();
+        }
+        let made = writer.commit(&params(), GraphPlan::Build, &mut |_| {}).unwrap();
+        assert!(same(made.vectors(), &given), "{how}");
+        drop(lock);
+        assert!(check(dir.path()).unwrap().is_empty(), "{how}: {:?}", check(dir.path()));
+    }
+}

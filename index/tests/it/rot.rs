@@ -328,3 +328,32 @@ fn writers_on_a_rotten_index_refuse_or_leave_the_damage_known() {
     eprintln!("{turn} times: {refused} refused; {sound} sound in the end, {known} with damage that is known");
     assert!(refused > 0 && sound > 0 && known > 0);
 }
+
+/// Lance reads such a manifest without an error: only its checksum tells.
+#[test]
+fn a_changed_letter_in_an_old_manifest_does_not_stop_mending() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = create(dir.path(), 100);
+    let first = embed(&corpus, &encoder("a"), DIM, &vectors(100, DIM, 1)).dataset_version();
+    embed(&corpus, &encoder("b"), DIM, &vectors(100, DIM, 2));
+    let before = seen(dir.path());
+    let old = dir.path().join(format!("corpus.lance/_versions/{:020}.manifest", u64::MAX - first));
+    let mut bytes = fs::read(&old).unwrap();
+    let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"ragtune.generation.1")).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at] ^= 1;
+    }
+    fs::write(&old, bytes).unwrap();
+    let corpus = Corpus::open(dir.path()).unwrap();
+    let lock = corpus.lock("a test").unwrap();
+    let error = corpus.begin(&lock, &encoder("c"), DIM).unwrap_err();
+    assert!(error.hint().is_some(), "{error:?}");
+    let done = corpus.mend_alike(&lock, &mut |_| {}).unwrap();
+    assert!(done.iter().any(|line| line.starts_with("dropped version")), "{done:?}");
+    drop(lock);
+    assert!(!old.exists());
+    assert_eq!(seen(dir.path()), before);
+    assert!(check(dir.path()).unwrap().is_empty(), "{:?}", check(dir.path()));
+    embed(&corpus, &encoder("c"), DIM, &vectors(100, DIM, 3));
+}
