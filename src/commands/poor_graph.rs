@@ -32,13 +32,15 @@ fn poor(graph: &GraphInfo, passages: usize) -> Option<String> {
     let mut text = format!("the graph finds {recall:.1} % of what exact search does ({probes} probes, `--ef {ef}`)");
     if graph.unreachable_relinked > 0 {
         text += &format!(
-            "; its construction left {} of {passages} passages unreachable, as where more passages resemble each other than a beam of \
-             {} sees",
-            graph.unreachable_relinked, graph.ef_construction
+            "; its construction left {} of {passages} passages unreachable, as where many more passages resemble each other than \
+             the {} that one of them is linked to",
+            graph.unreachable_relinked,
+            2 * graph.links
         );
     }
     Some(
-        text + "\nhint: build it with a larger `--ef-construction` or more `--links`, or search with a larger `--ef` or `--exact`",
+        text + "\nhint: build it with more `--links` (for near copies 48) or a larger `--ef-construction`, or search with a larger \
+                `--ef` or `--exact`",
     )
 }
 
@@ -66,6 +68,6 @@ mod tests {
             "{plain}"
         );
         let islands = poor(&graph(0.5, 40), 100).unwrap();
-        assert!(islands.contains("40 of 100 passages unreachable") && islands.contains("beam of 32"), "{islands}");
+        assert!(islands.contains("40 of 100 passages unreachable") && islands.contains("the 32 that one"), "{islands}");
     }
 }
